@@ -139,6 +139,6 @@ type Codec interface {
 	Decode(raw []byte, b *Body) error
 	// Encode appends b with the changes applied to dst. Changes are ordered by node, at most one SetKey and one other
 	// per node, none below a removed or replaced node. Bytes that no change touches are copied as they are. out, when
-	// not nil, receives where each SetValue and SetKey wrote in the result, in order (quotes included).
+	// not nil, receives where each SetValue and SetKey wrote, in order, as offsets into what was appended (quotes included).
 	Encode(dst []byte, b *Body, changes []Change, out *[]Span) ([]byte, error)
 }

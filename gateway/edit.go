@@ -1,0 +1,307 @@
+package gateway
+
+import (
+	"slices"
+	"strconv"
+)
+
+// edit makes the outbound topic and body for uplink u and checks what it made. Any reason but NoReason blocks.
+func (s *VersionSet) edit(d *Decision, u int) Reason {
+	up := &d.Uplinks[u]
+	topic, why := s.mapTopic(d, up)
+	if why != NoReason {
+		return why
+	}
+	up.Topic = topic
+	if len(up.steps) == 0 && len(d.Class.Unknown) == 0 {
+		up.Payload = d.Message.Payload // nothing to edit, and the policy just ruled that all of it may leave
+		if topic == d.Message.Topic {
+			return NoReason
+		}
+	} else {
+		if why := s.compute(d, up); why != NoReason {
+			return why
+		}
+		if why := s.changes(d, up); why != NoReason {
+			return why
+		}
+		d.w.spans = d.w.spans[:0]
+		from := len(d.arena)
+		out, err := s.Codec.Encode(d.arena, &d.Body, d.w.changes, &d.w.spans)
+		if err != nil {
+			return ReasonOperator
+		}
+		d.arena, up.Payload = out, out[from:len(out):len(out)]
+	}
+	return s.check(d, u)
+}
+
+// compute decides which nodes go and what replaces the others, all but the encryptions, whose binding to the outbound
+// path needs the answer first. An operator that does not fit its value becomes remove, on both halves of a position.
+func (s *VersionSet) compute(d *Decision, up *UplinkDecision) Reason {
+	w := &d.w
+	w.drop = grow(w.drop, len(d.Body.Nodes))
+	w.renamed = grow(w.renamed, len(d.Body.Nodes))
+	clear(w.drop)
+	clear(w.renamed)
+	w.outputs, w.text = w.outputs[:0], w.text[:0]
+	for _, n := range d.Class.Unknown {
+		w.drop[n] = true
+	}
+	for i := range up.steps {
+		st := &up.steps[i]
+		if st.op.Action == Remove {
+			w.drop[st.node] = true
+			continue
+		}
+		v := Value{Kind: d.Body.Nodes[st.node].Kind, Text: d.Body.Text(int(st.node))}
+		op := st.op
+		if st.key {
+			v = Value{Kind: String, Text: d.Body.Key(int(st.node))}
+		} else if op.Action == Encrypt {
+			if op = op.below(); op.Action == Pass {
+				continue
+			}
+		}
+		from := len(w.text)
+		out, as, fits, err := s.Redactor.Apply(w.text, op, v, FieldContext{ID: d.Message.ID})
+		switch {
+		case err != nil:
+			return ReasonOperator
+		case !fits:
+			d.dropBoth(st.node)
+			continue
+		}
+		w.text = out
+		if st.op.Action != Encrypt {
+			w.outputs = append(w.outputs, output{with: out[from:len(out):len(out)], as: as, step: int32(i)})
+		}
+	}
+	return NoReason
+}
+
+// dropBoth removes a node and, when it is half of a position, the other half.
+func (d *Decision) dropBoth(node int32) {
+	d.w.drop[node] = true
+	for i := range d.Class.Findings {
+		f := &d.Class.Findings[i]
+		if f.Place.Kind == AtValue && f.Place.Index == node && f.Pair >= 0 && int(f.Pair) < len(d.Class.Findings) {
+			if o := &d.Class.Findings[f.Pair]; o.Place.Kind == AtValue {
+				d.w.drop[o.Place.Index] = true
+			}
+		}
+	}
+}
+
+// changes turns what compute decided into changes in document order, and makes the encryptions.
+func (s *VersionSet) changes(d *Decision, up *UplinkDecision) Reason {
+	w := &d.w
+	w.changes = w.changes[:0]
+	if len(w.drop) > 0 && w.drop[0] {
+		if len(d.Class.Unknown) > 0 && d.Class.Unknown[0] == 0 {
+			return ReasonUnknownField
+		}
+		return ReasonNoLeaf // the body is one value, and it may not leave
+	}
+	for _, o := range w.outputs { // keys first: the paths of encrypted fields run over them
+		if st := &up.steps[o.step]; st.key {
+			w.renamed[st.node] = o.step + 1
+		}
+	}
+	next, out := 0, 0
+	for node := int32(0); int(node) < len(d.Body.Nodes); {
+		for next < len(up.steps) && up.steps[next].node < node {
+			next++ // below something that goes
+		}
+		if w.drop[node] {
+			w.changes = append(w.changes, Change{Node: node, Op: DropNode})
+			node = d.Body.Nodes[node].Next
+			continue
+		}
+		for ; next < len(up.steps) && up.steps[next].node == node; next++ {
+			st := &up.steps[next]
+			for out < len(w.outputs) && int(w.outputs[out].step) < next {
+				out++
+			}
+			switch {
+			case st.op.Action == Encrypt && !st.key:
+				if why := s.encrypt(d, st); why != NoReason {
+					return why
+				}
+			case out < len(w.outputs) && int(w.outputs[out].step) == next && st.key:
+				w.changes = append(w.changes, Change{Node: node, Op: SetKey, With: w.outputs[out].with})
+			case out < len(w.outputs) && int(w.outputs[out].step) == next:
+				w.changes = append(w.changes, Change{Node: node, Op: SetValue, As: w.outputs[out].as, With: w.outputs[out].with})
+			default:
+				return ReasonInternal
+			}
+		}
+		node++
+	}
+	return NoReason
+}
+
+// encrypt appends the change that encrypts one field.
+func (s *VersionSet) encrypt(d *Decision, st *step) Reason {
+	n := &d.Body.Nodes[st.node]
+	if n.Kind.Container() {
+		return ReasonInternal
+	}
+	from := len(d.w.text)
+	out, as, fits, err := s.Redactor.Apply(d.w.text, st.op, Value{Kind: n.Kind, Text: d.Body.Text(int(st.node))},
+		FieldContext{ID: d.Message.ID, Pointer: d.outPointer(st.node), Raw: d.Body.Raw[n.Value.Off:n.Value.End()]})
+	if err != nil || !fits {
+		return ReasonOperator
+	}
+	d.w.text = out
+	d.w.changes = append(d.w.changes, Change{Node: st.node, Op: SetValue, As: as, With: out[from:len(out):len(out)]})
+	return NoReason
+}
+
+// outPointer is the JSON pointer that a node will have in the outbound body: with renamed keys, and without the
+// elements that go.
+func (d *Decision) outPointer(node int32) string {
+	n := &d.Body.Nodes[node]
+	if n.Parent < 0 {
+		return ""
+	}
+	parent := d.outPointer(n.Parent)
+	if d.Body.HasKey(int(node)) {
+		key := string(d.Body.Key(int(node)))
+		if i := d.w.renamed[node]; i > 0 {
+			j := slices.IndexFunc(d.w.outputs, func(o output) bool { return o.step == i-1 })
+			key = string(d.w.outputs[j].with)
+		}
+		return parent + "/" + pointerEscaper.Replace(key)
+	}
+	index := 0
+	for i := n.Parent + 1; i < node; i = d.Body.Nodes[i].Next {
+		if !d.w.drop[i] {
+			index++
+		}
+	}
+	return parent + "/" + strconv.Itoa(index)
+}
+
+// check reads what edit wrote as a receiver would, grades it again and finds anything that the policy would not leave
+// as it is. What an operator wrote is checked by that operator's own check and is then exempt.
+func (s *VersionSet) check(d *Decision, u int) Reason {
+	up, w := &d.Uplinks[u], &d.w
+	if err := s.Codec.Decode(up.Payload, &w.body); err != nil {
+		return ReasonOutput
+	}
+	if !s.exempt(d, up) || !d.lineUp(len(up.steps) == 0 && len(d.Class.Unknown) == 0) {
+		return ReasonOutput
+	}
+	w.msg = *d.Message
+	w.msg.Topic, w.msg.Payload = up.Topic, up.Payload
+	w.class.Reset()
+	s.Classifier.Classify(&w.msg, &w.body, &w.class)
+	for _, n := range w.class.Unknown {
+		if w.exempt[n]&exemptValue == 0 {
+			return ReasonOutput
+		}
+	}
+	floor := d.floor(s, u)
+	for i := range w.class.Findings {
+		f := &w.class.Findings[i]
+		switch f.Place.Kind {
+		case AtValue:
+			if w.exempt[f.Place.Index]&exemptValue != 0 || d.ruled(Place{AtValue, w.from[f.Place.Index]}, f.Category) {
+				continue
+			}
+		case AtKey:
+			if w.exempt[f.Place.Index]&exemptKey != 0 || d.ruled(Place{AtKey, w.from[f.Place.Index]}, f.Category) {
+				continue
+			}
+		case AtTopic:
+			if slices.ContainsFunc(up.levels, func(l level) bool { return l.index == f.Place.Index }) || d.ruled(f.Place, f.Category) {
+				continue
+			}
+		case AtClient:
+			continue // does not leave
+		}
+		g := f.Grade
+		if floor != Ungraded {
+			g = Highest(g, floor)
+		}
+		if r := s.Policy.Rule(u, f.Category, g, d.Message, d.Now, d.Trusted); r.Op.Action != Pass {
+			return ReasonOutput
+		}
+	}
+	return NoReason
+}
+
+// ruled reports whether the message as received had the same finding at the same place: then the ruling on it stands,
+// and since the editor left the place alone, it was to leave it as it is.
+func (d *Decision) ruled(p Place, category uint16) bool {
+	return slices.ContainsFunc(d.Class.Findings, func(f Finding) bool { return f.Place == p && f.Category == category })
+}
+
+const (
+	exemptValue = 1 << iota
+	exemptKey
+)
+
+// exempt finds every replacement in the outbound body and lets its operator check it.
+func (s *VersionSet) exempt(d *Decision, up *UplinkDecision) bool {
+	w := &d.w
+	w.exempt = grow(w.exempt, len(w.body.Nodes))
+	clear(w.exempt)
+	if len(up.steps) == 0 && len(d.Class.Unknown) == 0 {
+		return true
+	}
+	span, change := 0, 0
+	next := func() (step, bool) { // the step behind the next written span
+		for ; change < len(w.changes); change++ {
+			c := &w.changes[change]
+			if c.Op == SetValue || c.Op == SetKey {
+				change++
+				return step{node: c.Node, key: c.Op == SetKey, op: up.at(c.Node, c.Op == SetKey)}, true
+			}
+		}
+		return step{}, false
+	}
+	for i := range w.body.Nodes {
+		n := &w.body.Nodes[i]
+		for span < len(w.spans) {
+			isKey := n.Member.Off == w.spans[span].Off && w.spans[span].Off != n.Value.Off
+			isValue := n.Value == w.spans[span]
+			if !isKey && !isValue {
+				break
+			}
+			st, ok := next()
+			if !ok || st.key != isKey {
+				return false
+			}
+			v := Value{Kind: n.Kind, Text: w.body.Text(i)}
+			mark := byte(exemptValue)
+			if isKey {
+				v, mark = Value{Kind: String, Text: w.body.Key(i)}, exemptKey
+			}
+			if !s.Redactor.Check(st.op, v) {
+				return false
+			}
+			w.exempt[i] |= mark
+			span++
+		}
+	}
+	_, more := next()
+	return span == len(w.spans) && !more
+}
+
+// lineUp maps every node of the outbound body to the node that it was. The two lists run in the same order, without
+// the nodes that went; anything else means that the editor wrote something that nobody asked for.
+func (d *Decision) lineUp(untouched bool) bool {
+	w := &d.w
+	w.from = w.from[:0]
+	for i := int32(0); int(i) < len(d.Body.Nodes); {
+		if !untouched && w.drop[i] {
+			i = d.Body.Nodes[i].Next
+			continue
+		}
+		w.from = append(w.from, i)
+		i++
+	}
+	return len(w.from) == len(w.body.Nodes)
+}

@@ -1,0 +1,263 @@
+package gateway
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the numbers of the product, all of them here. Counts of messages are not kept twice: they are read from
+// the journal's tally, which follows the records.
+type Metrics struct {
+	registry *prometheus.Registry
+	refused  *prometheus.CounterVec
+	found    *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	failed   *prometheus.CounterVec
+	up       *prometheus.GaugeVec
+	lastData *prometheus.GaugeVec
+	plugins  *prometheus.GaugeVec
+	catalogs *prometheus.GaugeVec
+	certs    *prometheus.GaugeVec
+	reload   prometheus.Gauge
+	commit   prometheus.Histogram
+
+	findings atomic.Pointer[findingCounters]
+}
+
+// findingCounters are the counters of one version set's categories, resolved once so that deciding does no look-up.
+type findingCounters struct {
+	set *VersionSet
+	of  [][]prometheus.Counter // category, action
+}
+
+// JournalNumbers is what metrics read from the journal at every scrape.
+type JournalNumbers interface {
+	Totals() Totals
+	Tally() map[TallyKey]uint64
+	// WrittenBytes counts bytes handed to the files; Backlog tells per uplink number what waits and since when.
+	WrittenBytes() uint64
+	Backlog(uplink int) (messages, bytes uint64, oldest time.Time)
+	TreeSize() uint64
+	CheckpointTime() time.Time
+	DaysToFull() float64
+}
+
+// NewMetrics makes the metrics for the configured names; every label value is there from the start.
+func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
+	m := &Metrics{registry: prometheus.NewRegistry()}
+	m.refused = m.counter("refused_total", "Messages and connections refused before a decision.", "source", "reason")
+	m.found = m.counter("findings_total", "Findings by category and by the strictest action on their place.", "category", "action")
+	m.failed = m.counter("filter_errors_total", "Filter failures; the message took the filter's on_error path.", "filter", "reason")
+	m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "sluice_filter_seconds", Help: "Time a filter took for one message.",
+		Buckets: prometheus.ExponentialBuckets(1e-7, 4, 12)}, []string{"filter"})
+	m.commit = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_journal_commit_seconds", Help: "Time of one journal commit, sync included.",
+		Buckets: prometheus.ExponentialBuckets(1e-4, 2, 16)})
+	m.up = m.gauge("uplink_up", "Whether the uplink is connected.", "uplink")
+	m.lastData = m.gauge("source_last_data_timestamp_seconds", "When the source last had a message, 0 for never.", "source")
+	m.plugins = m.gauge("plugin_info", "Plugins in force.", "name", "version", "digest")
+	m.catalogs = m.gauge("catalog_info", "Catalogs in force.", "name", "version")
+	m.certs = m.gauge("cert_expiry_timestamp_seconds", "When a certificate of this gateway expires.", "name")
+	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "sluice_config_last_reload_successful", Help: "Whether the last reload of the configuration took effect."})
+	build := m.gauge("build_info", "Version of the program.", "version")
+	m.registry.MustRegister(m.seconds, m.commit, m.reload)
+	m.reload.Set(1)
+	build.WithLabelValues(version).Set(1)
+	for _, s := range sources {
+		m.lastData.WithLabelValues(s)
+		for _, r := range Refusals {
+			m.refused.WithLabelValues(s, string(r))
+		}
+	}
+	for _, u := range uplinks {
+		m.up.WithLabelValues(u)
+	}
+	for _, f := range filters {
+		m.seconds.WithLabelValues(f)
+		for _, code := range FilterErrorCodes {
+			m.failed.WithLabelValues(f, code)
+		}
+	}
+	return m
+}
+
+// FilterErrorCodes are the codes of FilterError, for metrics.
+var FilterErrorCodes = []string{"trap", "refused", "too_large", "negative", "closed", "internal"}
+
+func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_" + name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+func (m *Metrics) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	v := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sluice_" + name, Help: help}, labels)
+	m.registry.MustRegister(v)
+	return v
+}
+
+// Gatherer is what the HTTP endpoint serves.
+func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
+
+// ObserveCommit notes the time of one commit.
+func (m *Metrics) ObserveCommit(d time.Duration) { m.commit.Observe(d.Seconds()) }
+
+// FilterTimer returns the observer of one filter's times.
+func (m *Metrics) FilterTimer(filter string) prometheus.Observer {
+	return m.seconds.WithLabelValues(filter)
+}
+
+// Reloaded notes whether the last reload took effect.
+func (m *Metrics) Reloaded(ok bool) { m.reload.Set(boolNumber(ok)) }
+
+// Catalog, Plugin and Certificate note what is in force.
+func (m *Metrics) Catalog(name, version string) { m.catalogs.WithLabelValues(name, version).Set(1) }
+
+// Plugin notes a plugin in force.
+func (m *Metrics) Plugin(name, version, digest string) {
+	m.plugins.DeletePartialMatch(prometheus.Labels{"name": name})
+	m.plugins.WithLabelValues(name, version, digest).Set(1)
+}
+
+// Certificate notes when a certificate expires.
+func (m *Metrics) Certificate(name string, expires time.Time) {
+	m.certs.WithLabelValues(name).Set(float64(expires.Unix()))
+}
+
+func boolNumber(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (m *Metrics) uplinkUp(name string, up bool) { m.up.WithLabelValues(name).Set(boolNumber(up)) }
+
+func (m *Metrics) refuse(source string, reason Refusal, n int) {
+	m.refused.WithLabelValues(source, string(reason)).Add(float64(n))
+}
+
+// inForce resolves the counters of a new version set.
+func (m *Metrics) inForce(set *VersionSet) {
+	cats := set.Classifier.Categories()
+	c := &findingCounters{set: set, of: make([][]prometheus.Counter, len(cats))}
+	for i := range cats {
+		c.of[i] = make([]prometheus.Counter, int(Block)+1)
+		for a := Pass; a <= Block; a++ {
+			c.of[i][a] = m.found.WithLabelValues(cats[i].ID, a.String())
+		}
+	}
+	m.findings.Store(c)
+}
+
+// decided counts one decision.
+func (m *Metrics) decided(set *VersionSet, d *Decision) {
+	if c := m.findings.Load(); c != nil && c.set == set {
+		for _, n := range d.record.Findings {
+			c.of[n.Category][normal(n.Action)].Add(float64(n.Count))
+		}
+	}
+	for i := range d.Opinions {
+		if o := &d.Opinions[i]; o.Failed != "" {
+			m.failed.WithLabelValues(set.Filters[o.Filter].Filter.Name(), o.Failed).Inc()
+		}
+	}
+}
+
+// LastData notes when a source had data.
+func (m *Metrics) LastData(source string, t time.Time) {
+	m.lastData.WithLabelValues(source).Set(float64(t.UnixMilli()) / 1000)
+}
+
+// Journal registers the collector of everything that the journal counts. uplinks maps names to the journal's numbers.
+func (m *Metrics) Journal(j JournalNumbers, sources []string, uplinks map[string]int) {
+	m.registry.MustRegister(&journalCollector{j: j, sources: sources, uplinks: uplinks,
+		messages: desc("messages_total", "Messages per uplink by state; received, and the final states.", "source", "uplink", "grade", "state"),
+		waiting:  desc("waiting_messages", "Messages that wait for the uplink.", "source", "uplink", "grade"),
+		held:     desc("held_messages", "Messages held for a person.", "source", "uplink", "grade"),
+		written:  desc("journal_written_bytes_total", "Bytes written to the journal's files."),
+		backlog:  desc("journal_waiting_messages", "Messages that wait for the uplink.", "uplink"),
+		bytes:    desc("journal_waiting_bytes", "Bytes that wait for the uplink.", "uplink"),
+		oldest:   desc("journal_oldest_timestamp_seconds", "When the oldest waiting message was committed, 0 when nothing waits.", "uplink"),
+		tree:     desc("audit_tree_size", "Records in the log."),
+		signed:   desc("audit_checkpoint_timestamp_seconds", "Time of the newest signed checkpoint, 0 for none."),
+		days:     desc("audit_days_to_full", "Days until the records reach audit.max_size at the present rate."),
+		identity: desc("identity_ok", "Whether received equals the sum of the states."),
+	})
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("sluice_"+name, help, labels, nil)
+}
+
+// journalCollector reads the journal at every scrape.
+type journalCollector struct {
+	j                                           JournalNumbers
+	sources                                     []string
+	uplinks                                     map[string]int
+	messages, waiting, held, written, backlog   *prometheus.Desc
+	bytes, oldest, tree, signed, days, identity *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c *journalCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.messages, c.waiting, c.held, c.written, c.backlog, c.bytes, c.oldest, c.tree, c.signed, c.days, c.identity} {
+		ch <- d
+	}
+}
+
+// finalStates are the states of messages_total, beside waiting and held, which go up and down.
+var finalStates = []State{Received, Forwarded, Blocked, Rejected, Expired, Dropped, Dead, Erased}
+
+// Collect implements prometheus.Collector.
+func (c *journalCollector) Collect(ch chan<- prometheus.Metric) {
+	tally := c.j.Tally()
+	for _, s := range c.sources {
+		for u := range c.uplinks {
+			for g := Ungraded; g <= Core; g++ {
+				if _, ok := tally[TallyKey{s, u, g, Received}]; !ok {
+					tally[TallyKey{s, u, g, Received}] = 0
+				}
+			}
+		}
+	}
+	seen := map[[3]string]bool{}
+	for k := range tally {
+		series := [3]string{k.Source, k.Uplink, k.Grade.String()}
+		if seen[series] {
+			continue
+		}
+		seen[series] = true
+		get := func(s State) float64 { return float64(tally[TallyKey{k.Source, k.Uplink, k.Grade, s}]) }
+		for _, s := range finalStates {
+			ch <- prometheus.MustNewConstMetric(c.messages, prometheus.CounterValue, get(s), series[0], series[1], series[2], s.String())
+		}
+		ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, get(Waiting), series[:]...)
+		ch <- prometheus.MustNewConstMetric(c.held, prometheus.GaugeValue, get(Held), series[:]...)
+	}
+	for name, number := range c.uplinks {
+		messages, bytes, oldest := c.j.Backlog(number)
+		ch <- prometheus.MustNewConstMetric(c.backlog, prometheus.GaugeValue, float64(messages), name)
+		ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes), name)
+		ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, unixOrZero(oldest), name)
+	}
+	ch <- prometheus.MustNewConstMetric(c.written, prometheus.CounterValue, float64(c.j.WrittenBytes()))
+	ch <- prometheus.MustNewConstMetric(c.tree, prometheus.GaugeValue, float64(c.j.TreeSize()))
+	ch <- prometheus.MustNewConstMetric(c.signed, prometheus.GaugeValue, unixOrZero(c.j.CheckpointTime()))
+	ch <- prometheus.MustNewConstMetric(c.days, prometheus.GaugeValue, c.j.DaysToFull())
+	ch <- prometheus.MustNewConstMetric(c.identity, prometheus.GaugeValue, boolNumber(c.j.Totals().Identity()))
+}
+
+func unixOrZero(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
+
+// String makes a tally key readable in test output.
+func (k TallyKey) String() string {
+	return fmt.Sprintf("%s→%s %s %s", k.Source, k.Uplink, k.Grade, k.State)
+}
