@@ -50,7 +50,7 @@
 //
 // An example: kind event, clock set, at 2026-01-01T00:00:00Z, set 1, detail {} is
 //
-//	01 06 01 00 00 01 9b 76 da 90 00 01 02 7b 7d
+//	01 06 01 00 00 01 9b 76 da a8 00 01 02 7b 7d
 //
 // # Goroutines
 //

@@ -97,7 +97,7 @@ func CompilePolicy(rows []RowConfig, cats []Category, ups []UplinkInfo, now time
 	for i := range rows {
 		r, errs := compileRow(&rows[i], cats)
 		for _, e := range errs {
-			report(i, true, e.message, e.hint)
+			report(i, true, e.Message, e.Hint)
 		}
 		if r.approved && now.After(r.until) {
 			report(i, false, "approval "+quote(rows[i].Approval.Ref)+" expired: what the row would let out is blocked", "renew the approval and set until, or write action: block")
@@ -126,13 +126,14 @@ func hasRow(problems []PolicyProblem, i int) bool {
 
 func quote(s string) string { return fmt.Sprintf("%q", s) }
 
-type rowError struct{ message, hint string }
+// RowProblem is what is wrong with one row or one operation of the configuration.
+type RowProblem struct{ Message, Hint string }
 
 // compileRow turns one row into its operation and conditions.
-func compileRow(c *RowConfig, cats []Category) (row, []rowError) {
-	var errs []rowError
+func compileRow(c *RowConfig, cats []Category) (row, []RowProblem) {
+	var errs []RowProblem
 	bad := func(hint, format string, args ...any) {
-		errs = append(errs, rowError{fmt.Sprintf(format, args...), hint})
+		errs = append(errs, RowProblem{fmt.Sprintf(format, args...), hint})
 	}
 	r := row{sources: c.Match.Source, topics: c.Match.Topic, unconditional: len(c.Match.Source) == 0 && len(c.Match.Topic) == 0}
 	op, opErrs := c.Operation()
@@ -171,14 +172,14 @@ func compileRow(c *RowConfig, cats []Category) (row, []rowError) {
 }
 
 // Operation resolves the row's action and parameters; a parameter of another action is an error.
-func (c *RowConfig) Operation() (Operation, []rowError) {
-	var errs []rowError
+func (c *RowConfig) Operation() (Operation, []RowProblem) {
+	var errs []RowProblem
 	bad := func(hint, format string, args ...any) {
-		errs = append(errs, rowError{fmt.Sprintf(format, args...), hint})
+		errs = append(errs, RowProblem{fmt.Sprintf(format, args...), hint})
 	}
 	a, err := ParseAction(c.Action)
 	if err != nil {
-		return Operation{}, []rowError{{err.Error(), "action: remove"}}
+		return Operation{}, []RowProblem{{err.Error(), "action: remove"}}
 	}
 	op := Operation{Action: a, Decimals: -1, Prefix: -1}
 	given := map[string]Action{}

@@ -18,7 +18,7 @@
 // Refused, each with its own message: unknown and duplicate keys, keys that are not scalars, merge keys, tags, more
 // than one document, numbers with leading zeros (YAML 1.1 reads 0123 as 83) or in another base, yes and no for
 // booleans, sizes and durations without a unit, NUL bytes, byte order marks, tabs as indentation, files over 4 MiB,
-// aliases that expand to more than 200,000 values.
+// aliases that expand to more than 100,000 values.
 //
 // In scalar values ${NAME} is replaced by the environment variable and ${file:PATH} by the content of a file, without
 // its final newline; a relative PATH starts at the folder of the configuration file. $${ stands for a literal ${.
@@ -42,7 +42,7 @@ import (
 // Limits of what is read.
 const (
 	maxFileSize  = 4 << 20
-	maxValues    = 200_000
+	maxValues    = 100_000
 	maxDepth     = 64
 	maxExpansion = 64 << 10 // bytes of one ${file:…}
 )
@@ -169,7 +169,7 @@ func syntax(bad func(line, column int, message, hint string) *yaml.Node, data []
 	if strings.Contains(le.Message, "unknown anchor") {
 		hint = "define the anchor with & above its use, or put quotes around a text that begins with *"
 	}
-	return bad(le.Mark.Line, le.Mark.Column+1, message, hint)
+	return bad(le.Mark.Line, le.Mark.Column, message, hint)
 }
 
 // badBytes finds bytes that no configuration file holds on purpose.

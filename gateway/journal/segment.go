@@ -1,0 +1,347 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// Names of the files in a journal's folder.
+const (
+	stateFile   = "state.bolt"
+	parkedFile  = "parked.bolt"
+	lockFile    = "lock"
+	reserveFile = "reserve"
+	archiveDir  = "archive"
+	segPrefix   = "segment-"
+	segSuffix   = ".bolt"
+	arcPrefix   = "archive-"
+	arcSuffix   = ".slr"
+	tmpSuffix   = ".tmp"
+)
+
+// entries is the one bucket of a segment: one bucket, so that there is one right-most path to rewrite in a commit.
+var entries = []byte("entries")
+
+// Lengths of the keys, and the last byte of a record's key; a body's key ends in 1 + its variant.
+const (
+	checkpointKeyLen = 8
+	entryKeyLen      = 9
+	recordByte       = 0
+	hashSize         = 32
+	maxOutlets       = 2 * gateway.MaxUplinks
+)
+
+func entryKey(k *[entryKeyLen]byte, seq uint64, last byte) []byte {
+	binary.BigEndian.PutUint64(k[:], seq)
+	k[8] = last
+	return k[:]
+}
+
+// damaged is the error for a file that bbolt gave up on.
+type damaged struct{ cause any }
+
+func (d *damaged) Error() string { return fmt.Sprintf("file is damaged: %v", d.cause) }
+
+// guard calls fn and turns a panic, also a fault in mapped memory, into an error: bbolt asserts where a file is
+// damaged, and a page number that a flipped bit made up points outside of the file.
+func guard(fn func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = &damaged{r}
+		}
+	}()
+	return fn()
+}
+
+// openBolt opens a bbolt file under guard. When opening panics, the file is closed all the same.
+func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (db *bbolt.DB, err error) {
+	var file *os.File
+	o.FreelistType, o.NoStatistics, o.Timeout = bbolt.FreelistMapType, true, 2*time.Second
+	o.OpenFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
+		f, err := open(name, flag, perm)
+		file = f
+		return f, err
+	}
+	err = guard(func() (err error) {
+		db, err = bbolt.Open(path, 0o600, &o)
+		return err
+	})
+	var d *damaged
+	if errors.As(err, &d) && file != nil {
+		file.Close()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+	}
+	return db, nil
+}
+
+// waitStat says what of a segment waits, or waited, for one uplink.
+type waitStat struct {
+	Last  uint64 `json:"last"`  // seq of the last body for the uplink
+	Count uint64 `json:"count"` // bodies
+	Bytes uint64 `json:"bytes"` // their values
+}
+
+// segmentMeta is what the journal knows of a segment without reading it. It is guarded by Journal.mu.
+type segmentMeta struct {
+	First       uint64            `json:"first"`
+	Next        uint64            `json:"next"` // seq behind the last one that counts; what stands behind it in the file does not
+	BodyBytes   uint64            `json:"body_bytes"`
+	RecordBytes uint64            `json:"record_bytes"`
+	Held        uint64            `json:"held"` // held bodies
+	Waits       map[int]*waitStat `json:"waits"`
+}
+
+func (m *segmentMeta) addBody(seq uint64, h *header, size int) {
+	m.BodyBytes += uint64(size)
+	if h.hold() {
+		m.Held++
+		return
+	}
+	for u := range gateway.MaxUplinks {
+		if h.own.Has(u) {
+			w := m.Waits[u]
+			if w == nil {
+				w = new(waitStat)
+				m.Waits[u] = w
+			}
+			w.Last = seq
+			w.Count++
+			w.Bytes += uint64(size)
+		}
+	}
+}
+
+// drained reports whether every uplink's cursor passed every body that waits in the segment.
+func (m *segmentMeta) drained(cursors *[gateway.MaxUplinks]uint64) bool {
+	for u, w := range m.Waits {
+		if cursors[u] < w.Last {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *segmentMeta) clone() segmentMeta {
+	c := *m
+	c.Waits = make(map[int]*waitStat, len(m.Waits))
+	for u, w := range m.Waits {
+		copied := *w
+		c.Waits[u] = &copied
+	}
+	return c
+}
+
+// segment is one bbolt file with a range of seqs.
+type segment struct {
+	segmentMeta
+	path string
+
+	db   *bbolt.DB // guarded by handles.mu, like the next two
+	refs int
+	gone bool
+}
+
+// errGone is returned for a segment that was deleted since it was looked up: its records are in the archive now.
+var errGone = errors.New("segment is gone")
+
+// handles bounds the segments that are open, and mapped, at the same time.
+type handles struct {
+	open func(string, int, os.FileMode) (*os.File, error)
+	max  int
+
+	mu   sync.Mutex // guards the fields of segments named above, and idle
+	idle []*segment // open and not in use, oldest first
+}
+
+// acquire returns the open file of s for reading, until release.
+func (h *handles) acquire(s *segment) (*bbolt.DB, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.gone {
+		return nil, errGone
+	}
+	if s.db == nil {
+		db, err := openBolt(s.path, bbolt.Options{ReadOnly: true}, h.open)
+		if err != nil {
+			return nil, err
+		}
+		s.db = db
+	}
+	h.idle = slices.DeleteFunc(h.idle, func(o *segment) bool { return o == s })
+	s.refs++
+	return s.db, nil
+}
+
+func (h *handles) release(s *segment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.refs--; s.refs > 0 {
+		return
+	}
+	if s.gone {
+		closeBolt(s.db)
+		s.db = nil
+		return
+	}
+	h.idle = append(h.idle, s)
+	for len(h.idle) > h.max {
+		closeBolt(h.idle[0].db)
+		h.idle[0].db = nil
+		h.idle = h.idle[1:]
+	}
+}
+
+// drop closes s for good, at the latest when its last reader is done.
+func (h *handles) drop(s *segment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.gone = true
+	h.idle = slices.DeleteFunc(h.idle, func(o *segment) bool { return o == s })
+	if s.refs == 0 && s.db != nil {
+		closeBolt(s.db)
+		s.db = nil
+	}
+}
+
+func closeBolt(db *bbolt.DB) error {
+	if db == nil {
+		return nil
+	}
+	return guard(db.Close)
+}
+
+// view calls fn with the bucket of s in a read transaction of its own, under guard. fn keeps nothing of the pages.
+func (h *handles) view(s *segment, fn func(b *bbolt.Bucket) error) error {
+	db, err := h.acquire(s)
+	if err != nil {
+		return err
+	}
+	defer h.release(s)
+	return guard(func() error {
+		return db.View(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(entries)
+			if b == nil {
+				return nil // created and not yet written
+			}
+			return fn(b)
+		})
+	})
+}
+
+// viewLen bounds the keys that one read transaction passes, so that no transaction is long.
+const viewLen = 4096
+
+// scan calls fn for the keys of s from the given one on, in order and over several read transactions, until fn returns
+// an error; errStop ends it without one. Keys of seqs that do not count are left out, checkpoints are included.
+func (h *handles) scan(s *segment, from []byte, next uint64, fn func(seq uint64, key, value []byte) error) error {
+	at := slices.Clone(from)
+	for {
+		more := false
+		err := h.view(s, func(b *bbolt.Bucket) error {
+			c := b.Cursor()
+			n := 0
+			for k, v := c.Seek(at); k != nil; k, v = c.Next() {
+				if len(k) != checkpointKeyLen && len(k) != entryKeyLen {
+					return &damaged{"a key has an unexpected length"}
+				}
+				seq := binary.BigEndian.Uint64(k)
+				if seq >= next && (len(k) == entryKeyLen || seq > next) {
+					return nil
+				}
+				if n++; n > viewLen {
+					at, more = append(at[:0], k...), true
+					return nil
+				}
+				if err := fn(seq, k, v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == errStop {
+			return nil
+		}
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// errStop ends an iteration early and is no error to its caller.
+var errStop = errors.New("stop")
+
+// createSegment makes an empty segment file whose first record will be first, durable with its folder.
+func createSegment(dir string, first uint64, mapSize int, open func(string, int, os.FileMode) (*os.File, error)) (*segment, error) {
+	path := filepath.Join(dir, segmentName(first))
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	db, err := openBolt(path, bbolt.Options{InitialMmapSize: mapSize}, open)
+	if err == nil {
+		err = guard(func() error {
+			return db.Update(func(tx *bbolt.Tx) error {
+				_, err := tx.CreateBucket(entries)
+				return err
+			})
+		})
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		closeBolt(db)
+		os.Remove(path)
+		return nil, err
+	}
+	return &segment{segmentMeta: segmentMeta{First: first, Next: first, Waits: make(map[int]*waitStat)}, path: path, db: db, refs: 1}, nil
+}
+
+func segmentName(first uint64) string { return fmt.Sprintf("%s%020d%s", segPrefix, first, segSuffix) }
+func archiveName(first uint64) string { return fmt.Sprintf("%s%020d%s", arcPrefix, first, arcSuffix) }
+
+// listNumbered returns the numbers in the names of the files of a folder that have the prefix and suffix, ascending.
+func listNumbered(dir, prefix, suffix string) ([]uint64, error) {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []uint64
+	for _, f := range files {
+		digits, ok := strings.CutPrefix(f.Name(), prefix)
+		digits, ok2 := strings.CutSuffix(digits, suffix)
+		if n, err := strconv.ParseUint(digits, 10, 64); ok && ok2 && err == nil && len(digits) == 20 {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// syncDir makes the creation, renaming and removal of files in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
