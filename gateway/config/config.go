@@ -44,6 +44,7 @@ const (
 	maxFileSize  = 4 << 20
 	maxValues    = 100_000
 	maxDepth     = 64
+	maxProblems  = 500
 	maxExpansion = 64 << 10 // bytes of one ${file:…}
 )
 

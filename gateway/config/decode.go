@@ -17,7 +17,7 @@ type decoder struct {
 	r      *Report
 	values int // how many more values may be read, aliases expanded
 	depth  int
-	full   bool // the bound was reported
+	full   bool // a bound was reached and reported
 }
 
 // field is one key of a struct.
@@ -63,22 +63,20 @@ func (d *decoder) enter(n *yaml.Node, path string) bool {
 	if d.values--; d.values >= 0 && d.depth < maxDepth {
 		return true
 	}
-	if !d.full {
-		d.full = true
-		message, hint := fmt.Sprintf("file expands to more than %d values", maxValues), "write values out instead of nesting aliases"
-		if d.depth >= maxDepth {
-			message, hint = fmt.Sprintf("values nest deeper than %d levels", maxDepth), "look for an alias that contains itself"
-		}
-		d.error(n, path, message, hint)
+	if d.full {
+		return false
 	}
+	d.full = true
+	message, hint := fmt.Sprintf("file expands to more than %d values", maxValues), "write values out instead of nesting aliases"
+	if d.depth >= maxDepth {
+		message, hint = fmt.Sprintf("values nest deeper than %d levels", maxDepth), "look for an alias that contains itself"
+	}
+	d.error(n, path, message, hint)
 	return false
 }
 
 // error reports a value that could not be read, at its node.
 func (d *decoder) error(n *yaml.Node, path, message, hint string) {
-	if d.full && len(d.r.problems) > 0 && d.values < -1 {
-		return
-	}
 	d.r.failed[path] = true
 	d.r.fail(Problem{File: d.r.fileOf(n), Line: max(n.Line, 1), Column: max(n.Column, 1), Key: path, Message: message, Hint: hint})
 }

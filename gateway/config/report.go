@@ -98,6 +98,11 @@ func (r *Report) fail(p Problem) {
 	if p.Severity == "" {
 		p.Severity = Error
 	}
+	if len(r.problems) == maxProblems {
+		last := &r.problems[maxProblems-1]
+		last.Severity, last.Key, last.Message, last.Hint = Error, "", fmt.Sprintf("more than %d problems; the others are not shown", maxProblems-1), "solve these first"
+		return
+	}
 	if !slices.Contains(r.problems, p) {
 		r.problems = append(r.problems, p)
 	}
