@@ -1,0 +1,275 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+	"github.com/eclipse/paho.mqtt.golang/packets"
+
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/config"
+)
+
+const (
+	// handTimeout bounds how long the library may take a message over. Its writer never waits for the network, so only a
+	// connection that was just lost makes it wait.
+	handTimeout = 5 * time.Second
+	// goodbye bounds the wait for a DISCONNECT to be written.
+	goodbye = 250 * time.Millisecond
+	// stuckAfter links in a row that break at the same message make a log line.
+	stuckAfter = 3
+)
+
+// ErrUnsendable is the cause of a Send that cannot succeed on any connection: MQTT has no form for the message.
+var ErrUnsendable = errors.New("message does not fit into a PUBLISH")
+
+// errLost is the cause of a Send on a link that is broken or closed.
+var errLost = errors.New("connection lost")
+
+// Uplink publishes to one broker. It implements gateway.Uplink; several links must not be open at one time, as the broker
+// would close the older one.
+type Uplink struct {
+	name    string
+	config  UplinkConfig
+	client  string
+	address string
+	secure  bool
+	qos     byte
+	log     *slog.Logger
+
+	mu    sync.Mutex // guards what follows
+	stuck uint64     // seq at which the last link broke
+	times int        // how often in a row
+}
+
+// NewUplink prepares an uplink; it does not connect. Zero fields of c take their documented defaults, and c is expected
+// to have passed Check.
+//
+// With QoS 1 a message is acknowledged when the broker's PUBACK came. With QoS 0 it is acknowledged when it was handed to
+// the connection: what the network loses then is lost, and nobody learns of it.
+func NewUplink(name string, c UplinkConfig, log *slog.Logger) (*Uplink, error) {
+	config.Defaults(&c)
+	secure, address, err := splitURL(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("open uplink %q: %w", name, err)
+	}
+	u := &Uplink{name: name, config: c, client: c.ClientID, address: address, secure: secure, qos: byte(*c.QoS), log: log}
+	if u.client == "" {
+		u.client = "sluice-" + name + "-" + strings.ToLower(rand.Text()[:8])
+	}
+	if secure {
+		if _, err := uplinkTLS(&c.TLS, hostOf(address)); err != nil {
+			return nil, fmt.Errorf("open uplink %q: %w", name, err)
+		}
+	}
+	return u, nil
+}
+
+// Open connects, within ConnectTimeout. ctx bounds the connecting only. acked must not call Close.
+func (u *Uplink) Open(ctx context.Context, acked func(seq uint64)) (gateway.Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, u.config.ConnectTimeout)
+	defer cancel()
+	raw, err := u.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open uplink %q: %w", u.name, err)
+	}
+	conn := newWire(raw)
+	l := &Link{uplink: u, conn: conn, acked: acked, slots: make(chan struct{}, u.config.Inflight),
+		sent: make(chan sent, u.config.Inflight), closing: make(chan struct{}), done: make(chan struct{})}
+	l.client = paho.NewClient(u.options(conn))
+	abort := context.AfterFunc(ctx, func() { _ = conn.Close() }) // the library waits for CONNACK without a limit
+	token := l.client.Connect()
+	<-token.Done()
+	if !abort() || token.Error() != nil {
+		_ = conn.Close() // the cause is known
+		return nil, fmt.Errorf("open uplink %q: %w", u.name, connectCause(ctx, token))
+	}
+	go l.acknowledge()
+	return l, nil
+}
+
+// connectCause says why a CONNECT was not accepted.
+func connectCause(ctx context.Context, token paho.Token) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for CONNACK: %w", ctx.Err())
+	}
+	return token.Error()
+}
+
+func (u *Uplink) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", u.address)
+	if err != nil || !u.secure {
+		return conn, err
+	}
+	settings, err := uplinkTLS(&u.config.TLS, hostOf(u.address))
+	if err != nil {
+		_ = conn.Close() // nothing was said on it
+		return nil, err
+	}
+	secure := tls.Client(conn, settings)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // nothing was said on it
+		return nil, fmt.Errorf("TLS handshake: %w", err)
+	}
+	return secure, nil
+}
+
+// options sets the library up so that a token means what it says.
+func (u *Uplink) options(conn net.Conn) *paho.ClientOptions {
+	o := paho.NewClientOptions().
+		AddBroker("tcp://" + u.address). // only for the library's bookkeeping: the connection is made already
+		SetProtocolVersion(4).
+		SetClientID(u.client).
+		SetCleanSession(true).
+		SetAutoReconnect(false).
+		SetConnectRetry(false).
+		SetStore(noStore{}).
+		SetOrderMatters(true).
+		SetKeepAlive(u.config.KeepAlive).
+		SetPingTimeout(u.config.ConnectTimeout).
+		SetWriteTimeout(handTimeout).
+		SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return conn, nil })
+	if u.config.Username != "" {
+		o.SetUsername(u.config.Username)
+		o.SetPassword(u.config.Password)
+	}
+	return o
+}
+
+// broke remembers at which message a link broke. A message that breaks one link after the other, because the broker takes
+// no packet of its size for example, would otherwise be tried in silence for ever.
+func (u *Uplink) broke(first sent) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.stuck != first.seq || u.times == 0 {
+		u.stuck, u.times = first.seq, 0
+	}
+	u.times++
+	if u.times == stuckAfter || u.times%100 == 0 {
+		u.log.Warn("broker closes the connection at the same message", "uplink", u.name, "seq", first.seq, "bytes", first.size, "times", u.times)
+	}
+}
+
+// moved forgets the message that links broke at once the broker took it or a later one.
+func (u *Uplink) moved(seq uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if seq >= u.stuck {
+		u.times = 0
+	}
+}
+
+// sent is one message on its way.
+type sent struct {
+	seq   uint64
+	size  int
+	token paho.Token
+}
+
+// Link is one connection to the broker. Send may be called from one goroutine at a time; Broken and Close from any.
+type Link struct {
+	uplink *Uplink
+	client paho.Client
+	conn   *wire
+	acked  func(seq uint64)
+
+	slots   chan struct{} // one for each message on its way
+	sent    chan sent     // the same, in order
+	closing chan struct{} // closed by Close
+	done    chan struct{} // closed when acknowledge has ended
+	once    sync.Once
+	fail    error
+}
+
+// Send hands one message to the broker. It waits while the window or the write buffer is full, until ctx ends or the
+// link breaks. An error that wraps ErrUnsendable comes back on every link.
+func (l *Link) Send(ctx context.Context, o *gateway.Outbound) error {
+	topic := l.uplink.config.TopicPrefix + o.Topic
+	if len(topic) > 65535 || topic == "" || 2+len(topic)+2+len(o.Payload) > 268_435_455 {
+		l.uplink.broke(sent{seq: o.Seq, size: len(o.Payload)})
+		return fmt.Errorf("send message: %w", ErrUnsendable)
+	}
+	select {
+	case l.slots <- struct{}{}:
+	default:
+		select {
+		case l.slots <- struct{}{}:
+		case <-l.conn.broken:
+			return fmt.Errorf("send message: %w", errLost)
+		case <-ctx.Done():
+			return fmt.Errorf("send message: %w", ctx.Err())
+		}
+	}
+	if err := l.conn.room(ctx); err != nil {
+		<-l.slots
+		return fmt.Errorf("send message: %w", err)
+	}
+	token := l.client.Publish(topic, l.uplink.qos, o.Retain, o.Payload)
+	l.sent <- sent{seq: o.Seq, size: len(o.Payload), token: token} // never waits: it has as many places as slots
+	return nil
+}
+
+// Broken is closed when the connection is lost.
+func (l *Link) Broken() <-chan struct{} { return l.conn.broken }
+
+// Close says goodbye if the connection still stands, closes it and returns when nothing of the link runs any more, but
+// for the library's own goroutines, which end with the connection.
+func (l *Link) Close() error {
+	l.once.Do(func() {
+		close(l.closing)
+		<-l.done
+		l.client.Disconnect(uint(goodbye.Milliseconds())) // also stops what the library runs for a broken connection
+		_ = l.conn.Close()                                // closed by the library before, as a rule
+		<-l.conn.flushed
+	})
+	return nil
+}
+
+// acknowledge reports messages in the order of Send. The first one that failed ends it, and the connection with it: what
+// comes behind is sent again on another link.
+func (l *Link) acknowledge() {
+	defer close(l.done)
+	for {
+		var m sent
+		select {
+		case m = <-l.sent:
+		case <-l.closing:
+			return
+		}
+		select {
+		case <-m.token.Done():
+		case <-l.closing:
+			return
+		}
+		if err := m.token.Error(); err != nil {
+			_ = l.conn.Close() // lost already, or to be given up
+			l.uplink.broke(m)
+			return
+		}
+		l.uplink.moved(m.seq)
+		l.acked(m.seq)
+		<-l.slots
+	}
+}
+
+// noStore keeps nothing: the journal does, and nothing is ever resumed.
+type noStore struct{}
+
+func (noStore) Open()                             {}
+func (noStore) Put(string, packets.ControlPacket) {}
+func (noStore) Get(string) packets.ControlPacket  { return nil }
+func (noStore) All() []string                     { return nil }
+func (noStore) Del(string)                        {}
+func (noStore) Close()                            {}
+func (noStore) Reset()                            {}
