@@ -139,6 +139,9 @@ func (j *Journal) prepareEntry(b *batch, e *gateway.Entry, take func(int) []byte
 	}
 	it.decision = decision{source: h.source, grade: e.Grade, waits: e.Waits, holds: e.Holds, blocks: e.Blocks}
 	b.urgent = b.urgent && !it.message && len(e.Outlets) == 0
+	if !it.message && !e.Control && len(e.Outlets) > 0 {
+		return errors.New("append to journal: only messages and control entries have outlets")
+	}
 
 	e.Leaf = leafHash(e.Record)
 	it.record = take(hashSize + len(e.Record))

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"sync"
 
 	"github.com/sluice-edge/sluice/gateway"
@@ -21,7 +22,7 @@ type Key struct {
 
 // Sizes of a body value, see the package doc.
 const (
-	headerSize   = 16 // sets, source, grade, flags
+	headerSize   = 20 // sets, source, grade, flags, checksum
 	frameHead    = 21 // version, key id, incarnation, counter
 	plainHead    = 34 // topic length, salt, id
 	tagSize      = 16
@@ -42,6 +43,10 @@ const (
 // errFrame is returned for bytes that are no body value of ours: altered, cut or sealed under an unknown key.
 var errFrame = errors.New("body cannot be opened")
 
+// castagnoli makes the checksum that lets a reader pass a body by without opening it: a flipped bit in the sets would
+// otherwise hide the body from its uplink. [RFC 3720 §12.1]
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 // header is the readable part of a body value. It is bound to the sealed part as additional data.
 type header struct {
 	own    gateway.UplinkSet // where this form waits or is held
@@ -61,10 +66,11 @@ func (h *header) put(b []byte) {
 	binary.BigEndian.PutUint32(b[8:], uint32(h.holds))
 	binary.BigEndian.PutUint16(b[12:], h.source)
 	b[14], b[15] = byte(h.grade), h.flags
+	binary.BigEndian.PutUint32(b[16:], crc32.Checksum(b[:16], castagnoli))
 }
 
 func parseHeader(b []byte) (h header, ok bool) {
-	if len(b) < bodyOverhead {
+	if len(b) < bodyOverhead || binary.BigEndian.Uint32(b[16:]) != crc32.Checksum(b[:16], castagnoli) {
 		return h, false
 	}
 	h.own = gateway.UplinkSet(binary.BigEndian.Uint32(b))

@@ -219,6 +219,13 @@ func (h *handles) drop(s *segment) {
 	}
 }
 
+// leak keeps the file of s open for good: bbolt panicked while it wrote, and closing might wait for its own lock.
+func (h *handles) leak(s *segment) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.refs++
+}
+
 func closeBolt(db *bbolt.DB) error {
 	if db == nil {
 		return nil

@@ -1,0 +1,368 @@
+package journal
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// Defaults and bounds of Options.
+const (
+	DefaultMaxSize         = 2 << 30
+	DefaultAuditMaxSize    = 1 << 30
+	DefaultCheckpointEvery = time.Minute
+	DefaultCheckpointCount = 1 << 16
+	minSegment             = 1 << 20
+	maxSegment             = 64 << 20
+	maxReserve             = 8 << 20
+	openSegments           = 6
+)
+
+// Options say where a journal is and what bounds it. Sizes are in bytes.
+type Options struct {
+	Dir  string // made when it does not exist
+	Keys []Key  // at-rest keys; the first one seals, the others only open
+
+	MaxSize      int64 // body bytes of the segments and of parked.bolt; 0: DefaultMaxSize
+	AuditMaxSize int64 // record bytes, segments and archive; 0: DefaultAuditMaxSize
+	SegmentSize  int64 // of a segment's file; 0: an eighth of MaxSize, 1 MiB to 64 MiB
+
+	// Sign makes a checkpoint's text; nil: there are none. It is called by the committer after CheckpointEvery, when
+	// records were added, after CheckpointCount records, and by Close.
+	Sign            func(size uint64, root [32]byte, at time.Time) ([]byte, error)
+	CheckpointEvery time.Duration // 0: DefaultCheckpointEvery
+	CheckpointCount uint64        // 0: DefaultCheckpointCount
+
+	// OnCommit, when not nil, is told of every commit, by the committer. It must not block.
+	OnCommit func(d time.Duration, entries, bytes int)
+	Clock    gateway.Clock // of delivery records; nil: the system's, not trusted
+	Log      *slog.Logger  // nil: silent
+
+	commit   func(tx *bbolt.Tx) error
+	openFile func(name string, flag int, perm os.FileMode) (*os.File, error)
+	after    func(d time.Duration, fn func()) *time.Timer
+	step     func(name string) // told before each durable step; a test ends the process there
+}
+
+func (o *Options) setDefaults() {
+	setDefault(&o.MaxSize, DefaultMaxSize)
+	setDefault(&o.AuditMaxSize, DefaultAuditMaxSize)
+	setDefault(&o.SegmentSize, min(maxSegment, o.MaxSize/8))
+	o.SegmentSize = max(o.SegmentSize, minSegment)
+	setDefault(&o.CheckpointEvery, DefaultCheckpointEvery)
+	setDefault(&o.CheckpointCount, DefaultCheckpointCount)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Clock == nil {
+		o.Clock = func() (time.Time, bool) { return time.Now(), false }
+	}
+	if o.commit == nil {
+		o.commit = (*bbolt.Tx).Commit
+	}
+	if o.openFile == nil {
+		o.openFile = os.OpenFile
+	}
+	if o.after == nil {
+		o.after = time.AfterFunc
+	}
+	if o.step == nil {
+		o.step = func(string) {}
+	}
+}
+
+func setDefault[T int64 | uint64 | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// auditReserve is what the record budget keeps for deliveries and events, which are committed when messages no longer are.
+func (o *Options) auditReserve() int64 { return min(o.AuditMaxSize/16, maxReserve) }
+
+// Journal implements gateway.Journal on a folder of files. All methods are safe for concurrent use.
+type Journal struct {
+	opt      Options
+	readOnly bool
+	lock     *os.File
+	keys     *keyring
+	seal     sealer
+	counter  atomic.Uint64
+	names    *names
+	state    stateDB
+	parked   *bbolt.DB
+	files    handles
+	slots    [gateway.MaxUplinks]chan struct{}
+
+	mu         sync.Mutex // guards what follows; the committer writes it, the sweeper replaces segments by archives
+	led        ledger
+	segments   []*segment
+	archives   []archiveMeta
+	lastWait   [gateway.MaxUplinks]uint64
+	waiting    [gateway.MaxUplinks]Waiting
+	roots      map[uint64]tlog.Hash // level-8 subtree roots that state.bolt does not have yet
+	checkpoint Checkpoint
+	changed    chan struct{} // closed when something was committed
+	waiters    int
+	write      *segment // open for writing; only the committer changes it
+
+	bodyBytes, recordBytes atomic.Int64
+	written                atomic.Uint64
+	failing, reserveSpent  atomic.Bool
+
+	// The committer's own.
+	writeBodies int64
+	pageSize    int
+	pause       time.Duration
+	lookAgain   *time.Timer
+	freshRoots  []freshRoot
+
+	qmu     sync.Mutex // guards what follows
+	wake    *sync.Cond
+	queue   []*batch
+	urgent  []*batch
+	pausing bool // after a failed commit
+	ticked  bool // a checkpoint is due
+	look    bool // there may be room again
+	closing bool
+	gaveUp  bool
+
+	tidyNow   chan struct{} // wakes the sweeper, capacity 1
+	closed    chan struct{} // closed when Close begins
+	committed chan struct{} // closed when the committer has ended
+	swept     chan struct{} // closed when the sweeper has ended
+	ticker    *time.Ticker
+	ticking   chan struct{}
+	saveDue   atomic.Bool
+}
+
+type freshRoot struct {
+	n    uint64
+	hash tlog.Hash
+}
+
+// Open opens the journal in a folder for writing and makes it when there is none. A folder has one writer: the error
+// is ErrLocked while another process has it. Whoever opens it calls Close.
+func Open(o Options) (*Journal, error) {
+	o.setDefaults()
+	j, err := prepareOpen(o, false)
+	if err != nil {
+		return nil, fmt.Errorf("open journal %q: %w", o.Dir, err)
+	}
+	if err := j.start(); err != nil {
+		j.release()
+		return nil, fmt.Errorf("open journal %q: %w", o.Dir, err)
+	}
+	return j, nil
+}
+
+// OpenReadOnly opens a journal that nobody writes to, and changes nothing in it. While a gateway has it the error is
+// ErrLocked: ask the gateway.
+func OpenReadOnly(dir string, keys []Key) (*Journal, error) {
+	o := Options{Dir: dir, Keys: keys}
+	o.setDefaults()
+	j, err := prepareOpen(o, true)
+	if err != nil {
+		return nil, fmt.Errorf("open journal %q: %w", dir, err)
+	}
+	return j, nil
+}
+
+// prepareOpen locks the folder and recovers the state as of the last commit.
+func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
+	j := &Journal{
+		opt: o, readOnly: readOnly, names: newNames(), roots: make(map[uint64]tlog.Hash),
+		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
+		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),
+		files: handles{open: o.openFile, max: openSegments},
+	}
+	j.wake = sync.NewCond(&j.qmu)
+	for i := range j.slots {
+		j.slots[i] = make(chan struct{}, 1)
+	}
+	if j.keys, err = newKeyring(o.Keys); err != nil {
+		return nil, err
+	}
+	if err := j.lockDir(); err != nil {
+		return nil, err
+	}
+	err = j.recover()
+	if err == nil {
+		err = j.openParked()
+	}
+	if err != nil {
+		j.release()
+		return nil, err
+	}
+	return j, nil
+}
+
+// lockDir takes the folder: for itself to write, together with others to read.
+func (j *Journal) lockDir() error {
+	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
+	if j.readOnly {
+		flag, how = os.O_RDONLY, syscall.LOCK_SH
+	} else if err := os.MkdirAll(filepath.Join(j.opt.Dir, archiveDir), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(j.opt.Dir, lockFile), flag, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return ErrLocked
+		}
+		return fmt.Errorf("lock: %w", err)
+	}
+	j.lock = f
+	return nil
+}
+
+// start draws an incarnation, writes the first record of a new journal and starts committer, sweeper and ticker.
+func (j *Journal) start() error {
+	var b [8]byte
+	rand.Read(b[:])
+	j.seal = sealer{key: j.keys.current.ID, incarnation: binary.BigEndian.Uint64(b[:])}
+	j.seal.aead = j.keys.frameKey(j.seal.key, j.seal.incarnation)
+	if !j.restoreReserve() {
+		j.opt.Log.Warn("journal has no room for its reserve")
+	}
+	if j.led.tree.size == 0 {
+		now, trusted := j.opt.Clock()
+		r := gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: []byte(`{"event":"journal created","incarnation":"` + hex.EncodeToString(b[:]) + `"}`)}
+		first := new(batch)
+		if err := j.prepare(first, []*gateway.Entry{{Record: gateway.AppendRecord(nil, &r)}}); err != nil {
+			return err
+		}
+		if err := j.commit([]*batch{first}, first.size); err != nil {
+			return err
+		}
+	}
+	j.ticker = time.NewTicker(j.opt.CheckpointEvery)
+	go j.run()
+	go j.sweep()
+	go j.tick()
+	j.tidy()
+	return nil
+}
+
+// tick lets the committer look at the clock.
+func (j *Journal) tick() {
+	defer close(j.ticking)
+	for {
+		select {
+		case <-j.ticker.C:
+			j.qmu.Lock()
+			j.ticked = true
+			j.wake.Signal()
+			j.qmu.Unlock()
+		case <-j.closed:
+			return
+		}
+	}
+}
+
+// Close commits what was appended, as far as there is room, signs a checkpoint, saves the state and gives the folder
+// back. What could not be committed is told ErrClosed. It returns the first error of giving back.
+func (j *Journal) Close() error {
+	j.qmu.Lock()
+	if j.closing {
+		j.qmu.Unlock()
+		<-j.swept
+		return nil
+	}
+	j.closing = true
+	close(j.closed)
+	j.wake.Signal()
+	j.qmu.Unlock()
+	if j.readOnly {
+		close(j.swept)
+		return j.release()
+	}
+	j.ticker.Stop()
+	<-j.ticking
+	<-j.committed
+	<-j.swept
+	err := j.saveState()
+	if e := j.release(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("close journal: %w", err)
+	}
+	return nil
+}
+
+// release gives all files back.
+func (j *Journal) release() error {
+	var closers []error
+	for _, s := range j.segments {
+		if s == j.write {
+			j.files.release(s)
+		}
+		j.files.drop(s)
+	}
+	closers = append(closers, closeBolt(j.state.db), closeBolt(j.parked))
+	if j.lock != nil {
+		closers = append(closers, io.Closer(j.lock).Close())
+	}
+	return errors.Join(closers...)
+}
+
+// restoreReserve makes the reserve file, whose room is given up when the disk is full so that deliveries can still be
+// recorded. It reports whether the reserve is there.
+func (j *Journal) restoreReserve() bool {
+	path, size := filepath.Join(j.opt.Dir, reserveFile), min(j.opt.SegmentSize, maxReserve)
+	if st, err := os.Stat(path); err == nil && st.Size() == size {
+		j.reserveSpent.Store(false)
+		return true
+	}
+	err := func() error {
+		f, err := j.opt.openFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		buf := make([]byte, 1<<16)
+		for at := int64(0); at < size; at += int64(len(buf)) {
+			if _, err := f.WriteAt(buf[:min(int64(len(buf)), size-at)], at); err != nil {
+				return err
+			}
+		}
+		return f.Sync()
+	}()
+	if err != nil {
+		os.Remove(path)
+	}
+	j.reserveSpent.Store(err != nil)
+	return err == nil
+}
+
+// spendReserve gives the reserve's room up after a failed commit. It reports whether there was one.
+func (j *Journal) spendReserve() bool {
+	if os.Remove(filepath.Join(j.opt.Dir, reserveFile)) != nil {
+		return false
+	}
+	j.reserveSpent.Store(true)
+	return true
+}
+
+// WrittenBytes returns the bytes handed to the file system for segments since Open.
+func (j *Journal) WrittenBytes() uint64 { return j.written.Load() }

@@ -1,0 +1,243 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// guardView calls fn with the keys of s from the last one backwards, until fn returns an error; errStop is none.
+func guardView(h *handles, s *segment, fn func(key []byte) error) error {
+	err := h.view(s, func(b *bbolt.Bucket) error {
+		c := b.Cursor()
+		for k, _ := c.Last(); k != nil; k, _ = c.Prev() {
+			if err := fn(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == errStop {
+		return nil
+	}
+	return err
+}
+
+// recover brings the journal to the state as of its last commit: the newest snapshot, and the records behind it.
+func (j *Journal) recover() error {
+	snap, err := j.openState()
+	if err != nil {
+		return err
+	}
+	if err := j.findArchives(); err != nil {
+		return err
+	}
+	if err := j.findSegments(snap); err != nil {
+		return err
+	}
+	if snap != nil && snap.Next > j.end() {
+		return &ErrRecord{snap.Next - 1, "was committed and is missing"}
+	}
+	if snap != nil {
+		j.led.restore(snap)
+		j.checkpoint = snap.Checkpoint
+	}
+	var r gateway.Record
+	err = j.Records(j.led.tree.size, func(seq uint64, record []byte) error {
+		return j.led.apply(record, &r, j.decisions, func(n uint64, h [32]byte) { j.roots[n] = h })
+	})
+	if err != nil {
+		return err
+	}
+	if err := j.newestCheckpoint(); err != nil {
+		return err
+	}
+	for _, s := range j.segments {
+		j.bodyBytes.Add(int64(s.BodyBytes))
+		j.recordBytes.Add(int64(s.RecordBytes))
+	}
+	for _, a := range j.archives {
+		j.recordBytes.Add(a.Bytes)
+	}
+	return j.countWaiting()
+}
+
+// findArchives lists the archive and removes what a crash left half written.
+func (j *Journal) findArchives() error {
+	dir := filepath.Join(j.opt.Dir, archiveDir)
+	firsts, err := listNumbered(dir, arcPrefix, arcSuffix)
+	if err != nil {
+		return err
+	}
+	if !j.readOnly {
+		left, err := listNumbered(dir, arcPrefix, arcSuffix+tmpSuffix)
+		if err != nil {
+			return err
+		}
+		for _, first := range left {
+			if err := os.Remove(filepath.Join(dir, archiveName(first)+tmpSuffix)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, first := range firsts {
+		a, err := readArchiveMeta(filepath.Join(dir, archiveName(first)), j.keys)
+		if err != nil {
+			return err
+		}
+		j.archives = append(j.archives, a)
+	}
+	return nil
+}
+
+// findSegments lists the segments, settles what of each counts and completes what the snapshot says of them.
+func (j *Journal) findSegments(snap *snapshot) error {
+	firsts, err := listNumbered(j.opt.Dir, segPrefix, segSuffix)
+	if err != nil {
+		return err
+	}
+	known := make(map[uint64]segmentMeta)
+	if snap != nil {
+		for _, m := range snap.Segments {
+			known[m.First] = m
+		}
+	}
+	for i, first := range firsts {
+		s := &segment{segmentMeta: segmentMeta{First: first, Next: first, Waits: make(map[int]*waitStat)}, path: filepath.Join(j.opt.Dir, segmentName(first))}
+		next, err := j.files.lastSeq(s)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", segmentName(first), err)
+		}
+		next = min(next, j.limitOf(first, firsts[i+1:]))
+		archived := slices.ContainsFunc(j.archives, func(a archiveMeta) bool { return a.First == first })
+		if archived || next <= first { // drained before a crash, or nothing committed: the file goes
+			j.files.drop(s)
+			if err := j.removeLeftover(s.path); err != nil {
+				return err
+			}
+			continue
+		}
+		if m, ok := known[first]; ok && m.Next <= next {
+			s.segmentMeta = m
+			if s.Waits == nil {
+				s.Waits = make(map[int]*waitStat)
+			}
+		}
+		if err := j.completeMeta(s, next); err != nil {
+			return fmt.Errorf("read %s: %w", segmentName(first), err)
+		}
+		j.segments = append(j.segments, s)
+	}
+	return nil
+}
+
+// limitOf returns where the file behind a segment begins: what the segment holds from there on is of a commit that
+// failed and was done again.
+func (j *Journal) limitOf(first uint64, later []uint64) uint64 {
+	limit := ^uint64(0)
+	if len(later) > 0 {
+		limit = later[0]
+	}
+	for _, a := range j.archives {
+		if a.First > first {
+			limit = min(limit, a.First)
+		}
+	}
+	return limit
+}
+
+func (j *Journal) removeLeftover(path string) error {
+	if j.readOnly {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return syncDir(j.opt.Dir)
+}
+
+// completeMeta counts the entries of s from s.Next on.
+func (j *Journal) completeMeta(s *segment, next uint64) error {
+	if s.Next == next {
+		return nil
+	}
+	var key [entryKeyLen]byte
+	err := j.files.scan(s, entryKey(&key, s.Next, recordByte), next, func(seq uint64, k, v []byte) error {
+		switch {
+		case len(k) != entryKeyLen:
+		case k[8] == recordByte:
+			s.RecordBytes += uint64(len(v))
+		default:
+			h, ok := parseHeader(v)
+			if !ok {
+				return &ErrCorrupt{seq, int(k[8] - 1)}
+			}
+			s.addBody(seq, &h, len(v))
+		}
+		return nil
+	})
+	s.Next = next
+	return err
+}
+
+// newestCheckpoint finds the newest checkpoint when the snapshot does not have it.
+func (j *Journal) newestCheckpoint() error {
+	for i := len(j.segments) - 1; i >= 0; i-- {
+		list, err := j.files.checkpoints(j.segments[i], j.segments[i].Next)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			continue
+		}
+		if c := list[len(list)-1]; c.Size > j.checkpoint.Size {
+			j.checkpoint = c
+		}
+		return nil
+	}
+	return nil
+}
+
+// countWaiting counts what waits behind each cursor. Of the segment in which a cursor stands the keys are read; the
+// others are counted already.
+func (j *Journal) countWaiting() error {
+	for u := range gateway.MaxUplinks {
+		cursor := j.led.cursors[u]
+		for _, s := range j.segments {
+			w := s.Waits[u]
+			if w == nil {
+				continue
+			}
+			j.lastWait[u] = max(j.lastWait[u], w.Last)
+			if cursor < s.First {
+				j.waiting[u].Messages += w.Count
+				j.waiting[u].Bytes += w.Bytes
+				continue
+			}
+			if w.Last <= cursor {
+				continue
+			}
+			var key [entryKeyLen]byte
+			err := j.files.scan(s, entryKey(&key, cursor+1, recordByte), s.Next, func(seq uint64, k, v []byte) error {
+				if len(k) != entryKeyLen || k[8] == recordByte {
+					return nil
+				}
+				if h, ok := parseHeader(v); ok && !h.hold() && h.own.Has(u) {
+					j.waiting[u].Messages++
+					j.waiting[u].Bytes += uint64(len(v))
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
