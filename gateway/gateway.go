@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ type Gateway struct {
 	inHand  *semaphore.Weighted
 	scratch sync.Pool // *Decision
 	closed  atomic.Bool
+	hints   fieldHints
 }
 
 // inForce is a version set with the count of those who judge by it.
@@ -53,7 +55,7 @@ func New(o Options) *Gateway {
 		o.Clock = SystemClock
 	}
 	return &Gateway{journal: o.Journal, nextID: o.NextID, clock: o.Clock, metrics: o.Metrics, log: o.Log,
-		inHand: semaphore.NewWeighted(maxInHand), scratch: sync.Pool{New: func() any { return new(Decision) }}}
+		inHand: semaphore.NewWeighted(maxInHand), scratch: sync.Pool{New: func() any { return new(Decision) }}, hints: fieldHints{seed: maphash.MakeSeed()}}
 }
 
 // SystemClock is the machine's clock. It is trusted from 2025 on: a box without a set clock starts in 1970.
@@ -100,7 +102,11 @@ func (g *Gateway) Admit(ctx context.Context, batch []*Message) (Ticket, error) {
 		}
 		entries = append(entries, e)
 		g.metrics.decided(set.VersionSet, d)
+		if len(d.Class.Unknown) > 0 {
+			g.hints.tell(g.log, d, set.UnknownBlocks)
+		}
 	}
+	g.metrics.lastSeen(batch)
 	g.journal.Append(entries, t.finish) // sealed here, committed by the one committer, in order
 	return t, nil
 }

@@ -166,9 +166,11 @@ func (m *Metrics) decided(set *VersionSet, d *Decision) {
 	}
 }
 
-// LastData notes when a source had data.
-func (m *Metrics) LastData(source string, t time.Time) {
-	m.lastData.WithLabelValues(source).Set(float64(t.UnixMilli()) / 1000)
+// lastSeen notes when the source of a batch had data.
+func (m *Metrics) lastSeen(batch []*Message) {
+	if len(batch) > 0 {
+		m.lastData.WithLabelValues(batch[0].Source).Set(unixOrZero(batch[len(batch)-1].Received))
+	}
 }
 
 // Journal registers the collector of everything that the journal counts. uplinks maps names to the journal's numbers.
