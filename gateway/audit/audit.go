@@ -1,0 +1,186 @@
+// Package audit checks a gateway's record log from the outside: from the records, the checkpoints and the public key
+// alone, without trusting who keeps them.
+//
+// Records are the leaves of an RFC 6962 tree in the order of their seq, from 0 and without gaps; a checkpoint states the
+// root over the first Size of them (package crypto/signed). Verify walks a whole log. Prove takes one record out of it
+// with the hashes that lead to a checkpoint, and CheckProof checks that offline.
+//
+// A proof travels as JSON: seq; size, the size of the checkpoint's tree; record, base64 of the record's encoding
+// (package gateway, "Records"); hashes, the inclusion path from the leaf up, base64 [RFC 6962 §2.1.1]; checkpoint, its
+// signed text.
+package audit
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"math/bits"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// Log is where records and checkpoints come from.
+type Log interface {
+	// Records calls fn for every record from a seq on, in order. The record is fn's only until it returns.
+	Records(from uint64, fn func(seq uint64, record []byte) error) error
+	// Checkpoints calls fn for every stored checkpoint, by growing size.
+	Checkpoints(fn func(size uint64, text []byte) error) error
+}
+
+// maxErrors bounds the errors that a report lists; the rest are counted.
+const maxErrors = 100
+
+// Report is what Verify found. The fields are those of `audit verify --json`.
+type Report struct {
+	OK         bool     `json:"ok"`
+	Records    uint64   `json:"records"`    // decision records
+	TreeSize   uint64   `json:"tree_size"`  // all records
+	Checkpoint string   `json:"checkpoint"` // signed text of the newest valid one, empty when there is none
+	Unsigned   uint64   `json:"unsigned"`   // records behind it
+	Errors     []string `json:"errors"`
+
+	more int
+}
+
+// Add puts an error on the report, which is then no longer good.
+func (r *Report) Add(format string, args ...any) {
+	r.OK = false
+	if len(r.Errors) < maxErrors {
+		r.Errors = append(r.Errors, fmt.Sprintf(format, args...))
+		return
+	}
+	r.more++
+	r.Errors = append(r.Errors[:maxErrors], fmt.Sprintf("and %d more", r.more))
+}
+
+// statement is one checkpoint whose signature is good.
+type statement struct {
+	size uint64
+	root tlog.Hash
+	text string
+}
+
+// Verify checks a whole log: that every record decodes, that none is missing, that the version set of every decision
+// was announced by a change record before it, and that every checkpoint is signed by the key and states the root of the
+// records that it covers; two checkpoints that each state the root of the same records are consistent with each other.
+// It returns an error only when ctx ends; what is wrong with the log is in the report.
+func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
+	r := &Report{OK: true, Errors: []string{}}
+	v := verification{report: r, sets: make(map[uint64]bool)}
+	v.readCheckpoints(log, key)
+	v.match()
+	err := log.Records(0, func(seq uint64, record []byte) error {
+		if seq%1024 == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return v.record(seq, record)
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		r.Add("read log: %v", err)
+	}
+	r.TreeSize = v.tree.size
+	r.Unsigned = r.TreeSize - min(v.signed, r.TreeSize)
+	for _, s := range v.statements {
+		r.Add("checkpoint of size %d: the log has %d records only", s.size, r.TreeSize)
+	}
+	return r, nil
+}
+
+// verification is the state of one Verify.
+type verification struct {
+	report     *Report
+	statements []statement // by growing size, those not reached yet
+	signed     uint64      // size of the newest checkpoint that matched
+	tree       compact
+	sets       map[uint64]bool // announced version sets; false: missing and reported
+	rec        gateway.Record
+}
+
+func (v *verification) readCheckpoints(log Log, key *signed.Verifier) {
+	var last uint64
+	err := log.Checkpoints(func(size uint64, text []byte) error {
+		c, err := key.ParseVerify(text)
+		if err != nil {
+			v.report.Add("checkpoint of size %d: %v", size, err)
+			return nil
+		}
+		if c.Size != size || c.Size < last {
+			v.report.Add("checkpoint of size %d: stands where one of another size belongs", c.Size)
+			return nil
+		}
+		last = size
+		v.statements = append(v.statements, statement{size, c.Root, string(text)})
+		return nil
+	})
+	if err != nil {
+		v.report.Add("read checkpoints: %v", err)
+	}
+}
+
+// match compares the tree as it stands with the checkpoints of its size.
+func (v *verification) match() {
+	for len(v.statements) > 0 && v.statements[0].size == v.tree.size {
+		s := v.statements[0]
+		v.statements = v.statements[1:]
+		if v.tree.root() != s.root {
+			v.report.Add("checkpoint of size %d: the records have another root", s.size)
+			continue
+		}
+		v.signed, v.report.Checkpoint = s.size, s.text
+	}
+}
+
+func (v *verification) record(seq uint64, record []byte) error {
+	if seq != v.tree.size {
+		return fmt.Errorf("record %d: record %d follows instead", v.tree.size, seq)
+	}
+	v.tree.push(tlog.RecordHash(record))
+	v.match()
+	if err := gateway.DecodeRecord(record, &v.rec); err != nil {
+		v.report.Add("record %d: %v", seq, err)
+		return nil
+	}
+	switch v.rec.Kind {
+	case gateway.ChangeRecord:
+		v.sets[v.rec.Set] = true
+	case gateway.DecisionRecord:
+		v.report.Records++
+		if _, known := v.sets[v.rec.Set]; !known {
+			v.sets[v.rec.Set] = false
+			v.report.Add("record %d: version set %d is not announced by a change record", seq, v.rec.Set)
+		}
+	}
+	return nil
+}
+
+// compact holds the roots of the complete subtrees of a growing tree, largest first. [RFC 6962 §2.1]
+type compact struct {
+	size  uint64
+	roots []tlog.Hash
+}
+
+func (c *compact) push(h tlog.Hash) {
+	for range bits.TrailingZeros64(^c.size) {
+		h = tlog.NodeHash(c.roots[len(c.roots)-1], h)
+		c.roots = c.roots[:len(c.roots)-1]
+	}
+	c.roots = append(c.roots, h)
+	c.size++
+}
+
+func (c *compact) root() tlog.Hash {
+	if len(c.roots) == 0 {
+		return sha256.Sum256(nil)
+	}
+	h := c.roots[len(c.roots)-1]
+	for i := len(c.roots) - 2; i >= 0; i-- {
+		h = tlog.NodeHash(c.roots[i], h)
+	}
+	return h
+}

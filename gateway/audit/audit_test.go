@@ -1,0 +1,198 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// memoryLog is a log in memory, to be tampered with.
+type memoryLog struct {
+	records     [][]byte
+	hashes      []tlog.Hash
+	checkpoints []checkpoint
+}
+
+type checkpoint struct {
+	size uint64
+	text []byte
+}
+
+func (l *memoryLog) Records(from uint64, fn func(uint64, []byte) error) error {
+	for seq := from; seq < uint64(len(l.records)); seq++ {
+		if err := fn(seq, l.records[seq]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *memoryLog) Checkpoints(fn func(uint64, []byte) error) error {
+	for _, c := range l.checkpoints {
+		if err := fn(c.size, c.text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *memoryLog) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	var out []tlog.Hash
+	for _, i := range indexes {
+		out = append(out, l.hashes[i])
+	}
+	return out, nil
+}
+
+func (l *memoryLog) add(t *testing.T, r gateway.Record) {
+	t.Helper()
+	r.Time = time.UnixMilli(1_790_000_000_000)
+	r.Received = r.Time
+	record := gateway.AppendRecord(nil, &r)
+	h, err := tlog.StoredHashes(int64(len(l.records)), record, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.records, l.hashes = append(l.records, record), append(l.hashes, h...)
+}
+
+func (l *memoryLog) sign(t *testing.T, s *signed.Signer) {
+	t.Helper()
+	root, err := tlog.TreeHash(int64(len(l.records)), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := s.SignCheckpoint(signed.Checkpoint{Size: uint64(len(l.records)), Root: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.checkpoints = append(l.checkpoints, checkpoint{uint64(len(l.records)), text})
+}
+
+// goodLog has two version sets, 300 decisions and three checkpoints; the last three records are not signed.
+func goodLog(t *testing.T) (*memoryLog, *signed.Verifier) {
+	t.Helper()
+	s, err := signed.NewSigner("vgw-0001", [32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := signed.NewVerifier(s.VerifierKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := new(memoryLog)
+	l.add(t, gateway.Record{Kind: gateway.EventRecord, Detail: []byte(`{}`)})
+	for set := range uint64(3) {
+		l.add(t, gateway.Record{Kind: gateway.ChangeRecord, Set: set + 1, Detail: []byte(`{}`)})
+		for n := range uint64(100) {
+			l.add(t, gateway.Record{Kind: gateway.DecisionRecord, Set: set + 1, ID: gateway.ID{Incarnation: 1, Counter: set<<8 | n}})
+		}
+		l.sign(t, s)
+	}
+	for range 3 {
+		l.add(t, gateway.Record{Kind: gateway.EventRecord, Detail: []byte(`{}`)})
+	}
+	return l, v
+}
+
+func verify(t *testing.T, l *memoryLog, v *signed.Verifier) *Report {
+	t.Helper()
+	r, err := Verify(t.Context(), l, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestAGoodLogIsGood(t *testing.T) {
+	l, v := goodLog(t)
+	r := verify(t, l, v)
+	if !r.OK || r.Records != 300 || r.TreeSize != 307 || r.Unsigned != 3 || r.Checkpoint != string(l.checkpoints[2].text) {
+		t.Fatalf("report %+v", r)
+	}
+	text, err := json.Marshal(r)
+	if err != nil || !strings.HasPrefix(string(text), `{"ok":true,"records":300,"tree_size":307,"checkpoint":"vgw-0001\n304\n`) || !strings.HasSuffix(string(text), `"errors":[]}`) {
+		t.Fatalf("json %s, %v", text, err)
+	}
+}
+
+func TestEveryKindOfTamperingIsReported(t *testing.T) {
+	for name, tamper := range map[string]func(l *memoryLog){
+		"a signed record altered":         func(l *memoryLog) { l.records[50][9] ^= 1 },
+		"a record cut":                    func(l *memoryLog) { l.records[50] = l.records[50][:20] },
+		"a signed record taken out":       func(l *memoryLog) { l.records = append(l.records[:50:50], l.records[51:]...) },
+		"the signed tail cut off":         func(l *memoryLog) { l.records = l.records[:200] },
+		"two records exchanged":           func(l *memoryLog) { l.records[5], l.records[6] = l.records[6], l.records[5] },
+		"a checkpoint altered":            func(l *memoryLog) { l.checkpoints[1].text[12] ^= 1 },
+		"a checkpoint in another's place": func(l *memoryLog) { l.checkpoints[1].text = l.checkpoints[0].text },
+		"a version set not announced":     func(l *memoryLog) { l.records = append(l.records[:1:1], l.records[2:]...); l.checkpoints = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, v := goodLog(t)
+			tamper(l)
+			if r := verify(t, l, v); r.OK || len(r.Errors) == 0 {
+				t.Fatalf("report %+v", r)
+			}
+		})
+	}
+}
+
+func TestAReportListsABoundedNumberOfErrors(t *testing.T) {
+	l, v := goodLog(t)
+	for i := range l.records {
+		l.records[i] = []byte{0}
+	}
+	if r := verify(t, l, v); r.OK || len(r.Errors) != maxErrors+1 {
+		t.Fatalf("%d errors", len(r.Errors))
+	}
+}
+
+func TestVerifyEndsWithItsContext(t *testing.T) {
+	l, v := goodLog(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Verify(ctx, l, v); !errors.Is(err, context.Canceled) {
+		t.Fatalf("err = %v", err)
+	}
+}
+
+func TestAProofHoldsOfflineAndOnlyForItsRecord(t *testing.T) {
+	l, v := goodLog(t)
+	for _, seq := range []uint64{0, 1, 57, 255, 256, 303} {
+		p, err := Prove(l, seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again Proof
+		if err := json.Unmarshal(text, &again); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := CheckProof(&again, v); err != nil {
+			t.Fatalf("record %d: %v", seq, err)
+		}
+		again.Seq ^= 1
+		if _, err := CheckProof(&again, v); err == nil {
+			t.Fatalf("record %d: also proved for another seq", seq)
+		}
+		again.Seq ^= 1
+		again.Record[8] ^= 1
+		if _, err := CheckProof(&again, v); err == nil {
+			t.Fatalf("record %d: also proved for another record", seq)
+		}
+	}
+	if _, err := Prove(l, 305); !errors.Is(err, ErrUnsigned) {
+		t.Fatalf("err = %v", err)
+	}
+}
