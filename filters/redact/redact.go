@@ -53,8 +53,8 @@ import (
 
 // Options are the keys of a Redactor.
 type Options struct {
-	Domains map[string][]byte // key of each token domain, 32 bytes; copied
-	Epochs  *seal.Epochs      // recipients of encrypted fields; nil: there are none
+	TokenKeys map[string][]byte // key of each token domain, 32 bytes; copied
+	Epochs    *seal.Epochs      // recipients of encrypted fields; nil: there are none
 }
 
 // Redactor is the gateway's operators. It is immutable and safe for concurrent use.
@@ -76,7 +76,7 @@ var (
 // New returns a Redactor.
 func New(o Options) (*Redactor, error) {
 	r := &Redactor{epochs: o.Epochs}
-	for name, key := range o.Domains {
+	for name, key := range o.TokenKeys {
 		d, err := newDomain(name, key)
 		if err != nil {
 			return nil, fmt.Errorf("token domain %q: %w", name, err)

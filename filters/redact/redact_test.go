@@ -61,7 +61,7 @@ func newKit(tb testing.TB) *kit {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	k.Redactor, err = New(Options{Domains: map[string][]byte{"a": bytes.Repeat([]byte{1}, 32), "b": bytes.Repeat([]byte{2}, 32)}, Epochs: epochs})
+	k.Redactor, err = New(Options{TokenKeys: map[string][]byte{"a": bytes.Repeat([]byte{1}, 32), "b": bytes.Repeat([]byte{2}, 32)}, Epochs: epochs})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestOperationsThatBlock(t *testing.T) {
 	if _, _, _, err := r.Apply(nil, token("c"), text("x"), gateway.FieldContext{}); !errors.Is(err, ErrNoDomain) {
 		t.Error(err)
 	}
-	if _, err := New(Options{Domains: map[string][]byte{"a": make([]byte, 16)}}); err == nil {
+	if _, err := New(Options{TokenKeys: map[string][]byte{"a": make([]byte, 16)}}); err == nil {
 		t.Error("a short token key was accepted")
 	}
 }
