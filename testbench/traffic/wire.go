@@ -141,3 +141,14 @@ func publication(first byte, body []byte) (topic, payload []byte, id uint16, err
 	}
 	return topic, payload, id, nil
 }
+
+// Probe connects once, with the client identifier "probe", and returns nil when addr speaks MQTT and lets clients in.
+func Probe(addr string) error {
+	l, err := dial(addr, "probe", false)
+	if err != nil {
+		return err
+	}
+	_, err = l.conn.Write([]byte{disconnect, 0})
+	l.conn.Close()
+	return err
+}
