@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/base64"
@@ -142,3 +143,6 @@ func (s *scratch) readText(key cipher.AEAD, text []byte) ([]byte, error) {
 	}
 	return plaintext, nil
 }
+
+// Contains reports whether a field begins anywhere in b, as in a body that cannot be taken apart.
+func Contains(b []byte) bool { return bytes.Contains(b, []byte(headerStart64)) }

@@ -553,3 +553,10 @@ func BenchmarkSealHold(b *testing.B) {
 	}
 	b.ReportAllocs()
 }
+
+func TestContainsFindsFieldsInBrokenBodies(t *testing.T) {
+	field := newBench(t, Options{}).encrypt(t, 1, "/a", "1")
+	if !Contains([]byte(`{"a":"`+string(field)+`"`)) || Contains([]byte(`{"a":"eyJhbGciOiJkaXIi"}`)) {
+		t.Fatal("a field was not found, or another JWE was taken for one")
+	}
+}
