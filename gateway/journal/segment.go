@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -84,11 +85,20 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 	if errors.As(err, &d) && file != nil {
 		file.Close()
 	}
+	for _, known := range []error{bolterrors.ErrInvalid, bolterrors.ErrVersionMismatch, bolterrors.ErrChecksum} {
+		if errors.Is(err, known) {
+			err = errors.Join(errBolt, err)
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
 	return db, nil
 }
+
+// errBolt marks the error for a file that is no longer one of bbolt's.
+var errBolt = errors.New("file is damaged")
 
 // waitStat says what of a segment waits, or waited, for one uplink.
 type waitStat struct {
