@@ -23,7 +23,7 @@ import (
 const (
 	// handTimeout bounds how long the library may take a message over. Its writer never waits for the network, so only a
 	// connection that was just lost makes it wait.
-	handTimeout = 5 * time.Second
+	handTimeout = time.Second
 	// goodbye bounds the wait for a DISCONNECT to be written.
 	goodbye = 250 * time.Millisecond
 	// stuckAfter links in a row that break at the same message make a log line.
