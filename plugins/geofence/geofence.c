@@ -231,16 +231,28 @@ SMALL static double number(reader *r) {
 	return negative ? -value : value;
 }
 
+SMALL static int among(uint8_t c, const char *set) {
+	while (*set && (uint8_t)*set != c) set++;
+	return *set != 0;
+}
+
 /* Reads a string; text gets it when it is shorter than 16 bytes and has no escapes, else it stays empty. */
 SMALL static void string(reader *r, char text[16]) {
 	uint32_t n = 0;
 	int plain = 1;
 	expect(r, '"');
 	for (; r->p < r->end && *r->p != '"'; r->p++) {
-		if (*r->p < ' ') fail(r, "malformed JSON");
-		else if (*r->p == '\\') {
+		if (*r->p < ' ') {
+			fail(r, "malformed JSON");
+			break;
+		}
+		if (*r->p == '\\') {
+			uint32_t hex = 0;
 			plain = 0;
-			r->p++; /* what is escaped; \u is followed by plain digits */
+			if (++r->p < r->end && *r->p == 'u') hex = 4;
+			else if (r->p == r->end || !among(*r->p, "\"\\/bfnrt")) fail(r, "malformed JSON");
+			for (; hex && r->p < r->end; hex--)
+				if (++r->p == r->end || !among(*r->p, "0123456789abcdefABCDEF")) fail(r, "malformed JSON");
 			if (r->p == r->end) break;
 		} else if (n < 16) text[n++] = (char)*r->p;
 	}
