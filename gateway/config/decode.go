@@ -180,7 +180,7 @@ func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
 		}
 		given[p.name] = true
 		d.value(p.value, sub, v.FieldByIndex(f.index), f.tag)
-		if f.required() && v.FieldByIndex(f.index).IsZero() && !isEmptySection(resolve(p.value)) && !d.r.failed[sub] {
+		if f.required() && isEmpty(v.FieldByIndex(f.index)) && !isEmptySection(resolve(p.value)) && !d.r.failed[sub] {
 			d.error(p.key, sub, "value is empty", "give "+p.name+" a value: "+f.tag.Get("doc"))
 		}
 	}
@@ -189,6 +189,14 @@ func (d *decoder) structure(n *yaml.Node, path string, v reflect.Value) {
 			d.absent(n, path, v.FieldByIndex(f.index), f)
 		}
 	}
+}
+
+// isEmpty reports whether a value says nothing: zero, or a list or map without elements.
+func isEmpty(v reflect.Value) bool {
+	if k := v.Kind(); k == reflect.Slice || k == reflect.Map {
+		return v.Len() == 0
+	}
+	return v.IsZero()
 }
 
 // isEmptySection reports whether {} was written, which is a value although it sets nothing.

@@ -84,11 +84,7 @@ func (e *encoder) section(v reflect.Value, path string) *yaml.Node {
 	for _, f := range fieldsOf(v.Type()) {
 		value := v.FieldByIndex(f.index)
 		_, hasDefault := f.tag.Lookup("default")
-		empty := value.IsZero()
-		if k := value.Kind(); k == reflect.Slice || k == reflect.Map {
-			empty = value.Len() == 0
-		}
-		if empty && !f.required() && (!hasDefault || !isScalar(deref(f.typ)) || value.Kind() == reflect.Pointer) {
+		if isEmpty(value) && !f.required() && (!hasDefault || !isScalar(deref(f.typ)) || value.Kind() == reflect.Pointer) {
 			continue
 		}
 		n.Content = append(n.Content, text(f.name, "!!str"), e.value(value, Join(path, f.name), f.tag))

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/sluice-edge/sluice/filters/wasm"
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/config"
+	"github.com/sluice-edge/sluice/protocols/mqtt"
+)
+
+// defaultConfigFile is what verbs read when -c is not given.
+const defaultConfigFile = "/etc/sluice/sluice.yaml"
+
+// Config is the configuration file: product parts, assembled. Each part is described and checked where it is built.
+type Config struct {
+	Gateway      string                 `yaml:"gateway" required:"true" doc:"identity of this gateway in every record, 1 to 64 of A-Z a-z 0-9 _ -"`
+	Responsible  Responsible            `yaml:"responsible" doc:"who answers for the data"`
+	DataDir      string                 `yaml:"data_dir" required:"true" doc:"folder of journal and archive"`
+	KeyDir       string                 `yaml:"key_dir" required:"true" doc:"folder of keys, apart from data_dir"`
+	Sources      []SourceConfig         `yaml:"sources" required:"true" doc:"where devices connect"`
+	Catalogs     []string               `yaml:"catalogs" required:"true" doc:"vehicle, industrial, or files of your own"`
+	UnknownField string                 `yaml:"unknown_field" default:"remove" enum:"remove,block" doc:"what happens to a field that no catalog knows"`
+	Plugins      []wasm.PluginConfig    `yaml:"plugins" doc:"filters that judge messages beside the policy"`
+	Trust        string                 `yaml:"trust" doc:"keys of plugin authors; signed plugins are not in this version"`
+	Policy       []gateway.RowConfig    `yaml:"policy" required:"true" doc:"ordered decision table; the first matching row decides, per finding and uplink"`
+	TokenDomains map[string]TokenDomain `yaml:"token_domains" doc:"pseudonym spaces: equal values have equal tokens inside one domain only"`
+	Keys         Keys                   `yaml:"keys" doc:"public keys of others"`
+	Uplinks      []UplinkConfig         `yaml:"uplinks" required:"true" doc:"recipients in the cloud"`
+	Journal      JournalConfig          `yaml:"journal" doc:"the queue on disk"`
+	Audit        AuditConfig            `yaml:"audit" doc:"the record log"`
+	Admin        AdminConfig            `yaml:"admin" doc:"health, metrics and console"`
+
+	file string // absolute path of the main file
+}
+
+// Responsible names who answers for the data.
+type Responsible struct {
+	Name    string `yaml:"name" doc:"person or office"`
+	Contact string `yaml:"contact" doc:"address for inspectors and data subjects"`
+}
+
+// SourceConfig is one device side: a name and exactly one protocol.
+type SourceConfig struct {
+	Name     string             `yaml:"name" required:"true" doc:"name in records and metrics"`
+	MQTT     *mqtt.SourceConfig `yaml:"mqtt" doc:"devices that publish over MQTT"`
+	OPCUA    any                `yaml:"opcua" doc:"not in this version"`
+	GBT32960 any                `yaml:"gbt32960" doc:"not in this version"`
+	JTT808   any                `yaml:"jtt808" doc:"not in this version"`
+}
+
+// TokenDomain is one space of pseudonyms.
+type TokenDomain struct {
+	Key string `yaml:"key" required:"true" doc:"id of the token key in key_dir, created on first start"`
+}
+
+// Keys names the public keys of others. Relative paths start at key_dir.
+type Keys struct {
+	Recipients map[string]string `yaml:"recipients" doc:"who can decrypt fields: NAME: public key file"`
+	Custodian  string            `yaml:"custodian" doc:"who can open held messages: public key file"`
+}
+
+// UplinkConfig is one recipient: who, where, for what, and exactly one protocol.
+type UplinkConfig struct {
+	Name         string             `yaml:"name" required:"true" doc:"name in policy, records and metrics"`
+	Recipient    string             `yaml:"recipient" doc:"who receives the data"`
+	Jurisdiction string             `yaml:"jurisdiction" doc:"country of the recipient, ISO 3166 alpha-2: CN"`
+	Purpose      string             `yaml:"purpose" doc:"what the data are for"`
+	LegalBasis   string             `yaml:"legal_basis" doc:"on what ground they are handed over"`
+	Duty         string             `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; plugin errors hold it"`
+	MaxBacklog   config.Size        `yaml:"max_backlog" default:"1GiB" min:"1MiB" doc:"bytes that may wait for this uplink"`
+	MQTT         *mqtt.UplinkConfig `yaml:"mqtt" doc:"a broker"`
+}
+
+// AdminConfig is the reading side over TCP. The socket data_dir/admin.sock is always there.
+type AdminConfig struct {
+	Listen string `yaml:"listen" doc:"HOST:PORT for health, metrics and console; empty: none"`
+	Pprof  bool   `yaml:"pprof" doc:"serve profiles under /debug/pprof/"`
+}
+
+// loadConfig reads a configuration file with its drop-ins and checks everything that can be checked without opening
+// data_dir. Paths in the result are absolute: relative ones start at the folder of the file, key files at key_dir.
+func loadConfig(file string) (*Config, *config.Report) {
+	c, r := readConfig(file)
+	c.check(r, time.Now(), estimatedRate)
+	return c, r
+}
+
+// readConfig is loadConfig without the checks across keys.
+func readConfig(file string) (*Config, *config.Report) {
+	c := &Config{}
+	r := config.Load(file, c)
+	if abs, err := filepath.Abs(file); err == nil {
+		file = abs
+	}
+	c.file = file
+	c.resolve()
+	return c, r
+}
+
+// resolve makes the paths of the configuration absolute.
+func (c *Config) resolve() {
+	base := filepath.Dir(c.file)
+	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust} {
+		*p = under(base, *p)
+	}
+	for i, name := range c.Catalogs {
+		if !isShippedCatalog(name) {
+			c.Catalogs[i] = under(base, name)
+		}
+	}
+	for i := range c.Plugins {
+		p := &c.Plugins[i]
+		p.ConfigFile = under(base, p.ConfigFile)
+		if !isShippedPlugin(p.File) {
+			p.File = under(base, p.File)
+		}
+	}
+	for name, file := range c.Keys.Recipients {
+		c.Keys.Recipients[name] = under(c.KeyDir, file)
+	}
+	c.Keys.Custodian = under(c.KeyDir, c.Keys.Custodian)
+	for _, s := range c.Sources {
+		if s.MQTT != nil {
+			for _, p := range []*string{&s.MQTT.UsersFile, &s.MQTT.TLS.CertFile, &s.MQTT.TLS.KeyFile, &s.MQTT.TLS.ClientCAFile} {
+				*p = under(base, *p)
+			}
+		}
+	}
+	for _, u := range c.Uplinks {
+		if u.MQTT != nil {
+			for _, p := range []*string{&u.MQTT.TLS.CAFile, &u.MQTT.TLS.CertFile, &u.MQTT.TLS.KeyFile} {
+				*p = under(base, *p)
+			}
+		}
+	}
+}
+
+// under makes a relative path start at base; an empty path stays empty.
+func under(base, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(base, path)
+}
+
+// uplinkInfos is what the policy needs to know of the uplinks, in their order. Number is the place in the list; whoever
+// opens the journal sets the journal's numbers.
+func (c *Config) uplinkInfos() []gateway.UplinkInfo {
+	list := make([]gateway.UplinkInfo, len(c.Uplinks))
+	for i, u := range c.Uplinks {
+		list[i] = gateway.UplinkInfo{Name: u.Name, Number: i, Recipient: u.Recipient, Jurisdiction: u.Jurisdiction, Purpose: u.Purpose, LegalBasis: u.LegalBasis}
+	}
+	return list
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/sluice-edge/sluice/gateway/config"
+)
+
+// JournalConfig bounds the queue on disk.
+type JournalConfig struct {
+	MaxSize  config.Size   `yaml:"max_size" default:"2GiB" doc:"bytes of bodies that may wait, over all uplinks"`
+	MaxAge   time.Duration `yaml:"max_age" default:"168h" min:"1m" doc:"how long a message may wait before it expires"`
+	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"refuse: devices wait until there is room"`
+}
+
+// AuditConfig bounds the record log and says how often it is signed.
+type AuditConfig struct {
+	MaxSize         config.Size     `yaml:"max_size" default:"4GiB" min:"16MiB" doc:"bytes of records kept"`
+	Retention       RetentionConfig `yaml:"retention" doc:"how long records are kept at least"`
+	CheckpointEvery time.Duration   `yaml:"checkpoint_every" default:"1m" min:"1s" max:"24h" doc:"a signed checkpoint at least this often while records come in"`
+	CheckpointCount int             `yaml:"checkpoint_count" default:"10000" min:"1" max:"1000000" doc:"and after this many records"`
+}
+
+// RetentionConfig says how long records are kept at least.
+type RetentionConfig struct {
+	Default   time.Duration `yaml:"default" default:"4416h" doc:"every record: six months, 184 days"`
+	Provision time.Duration `yaml:"provision" default:"26304h" doc:"records of what was handed to others: three years, 1096 days"`
+}
+
+// What the law asks for at least.
+const (
+	minRetention  = 184 * 24 * time.Hour  // six months of logs [Cybersecurity Law Art. 23(3)]
+	minProvision  = 1096 * 24 * time.Hour // three years of records of provision [Network Data Regulations Art. 12]
+	segmentSize   = 64 * config.MiB       // of the journal
+	recordBytes   = 200                   // of one decision with its delivery, in the archive
+	messageBytes  = 1024                  // of one waiting body with its frame
+	estimatedRate = 1.0                   // messages a second, where nobody said another
+)
+
+// checkLimits checks journal and audit, and estimates how long their budgets last at rate messages a second.
+func (c *Config) checkLimits(r *config.Report, rate float64) {
+	if r.Failed("journal.max_size") || r.Failed("journal.max_age") || r.Failed("audit.max_size") || r.Failed("audit.retention.default") {
+		rate = 0 // nothing to estimate with
+	}
+	if c.Journal.WhenFull == "drop_oldest_general" {
+		r.Error("journal.when_full", "drop_oldest_general is not in this version; want refuse", "when_full: refuse makes devices wait until there is room")
+	}
+	if c.Journal.MaxSize < segmentSize {
+		r.Error("journal.max_size", fmt.Sprintf("%s is too small for one segment of the journal; want at least %s", c.Journal.MaxSize, segmentSize), "max_size: 2GiB")
+	}
+	if d := c.Audit.Retention.Default; d < minRetention {
+		r.Error("audit.retention.default", fmt.Sprintf("%s is shorter than six months; want at least %s", hours(d), hours(minRetention)), "default: 4416h is 184 days")
+	}
+	if d := c.Audit.Retention.Provision; d < minRetention {
+		r.Error("audit.retention.provision", fmt.Sprintf("%s is shorter than six months; want at least %s", hours(d), hours(minRetention)), "provision: 26304h is 1096 days")
+	} else if d < minProvision {
+		r.Warn("audit.retention.provision", fmt.Sprintf("%s is shorter than three years, for which records of provision have to be kept", hours(d)), "provision: 26304h is 1096 days")
+	}
+	for i, u := range c.Uplinks {
+		if u.MaxBacklog > c.Journal.MaxSize && !r.Failed("journal.max_size") {
+			r.Warn(config.Index("uplinks", i)+".max_backlog", fmt.Sprintf("%s is more than journal.max_size %s, which is reached first", u.MaxBacklog, c.Journal.MaxSize), "raise journal.max_size or lower max_backlog")
+		}
+	}
+	c.estimate(r, rate)
+}
+
+// estimate warns of budgets that do not last as long as they have to.
+func (c *Config) estimate(r *config.Report, rate float64) {
+	if rate <= 0 {
+		return
+	}
+	full := func(size config.Size, each int) time.Duration {
+		return time.Duration(float64(size) / float64(each) / rate * float64(time.Second))
+	}
+	if d := full(c.Audit.MaxSize, recordBytes); d < c.Audit.Retention.Default {
+		need := config.Size(rate*c.Audit.Retention.Default.Seconds()*recordBytes)/config.GiB + 1
+		r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.0f days at %g messages a second and %d bytes a record; retention.default is %.0f days",
+			c.Audit.MaxSize, days(d), rate, recordBytes, days(c.Audit.Retention.Default)), fmt.Sprintf("max_size: %dGiB lasts; sluice lint --rate N assumes another rate", need))
+	}
+	if d := full(c.Journal.MaxSize, messageBytes); d < c.Journal.MaxAge {
+		r.Warn("journal.max_size", fmt.Sprintf("%s is full after about %.1f days without an uplink at %g messages a second and %d bytes a message; max_age is %.1f days",
+			c.Journal.MaxSize, days(d), rate, messageBytes, days(c.Journal.MaxAge)), "raise max_size or lower max_age; sluice lint --rate N assumes another rate")
+	}
+}
+
+func days(d time.Duration) float64 { return d.Hours() / 24 }
+
+func hours(d time.Duration) string { return fmt.Sprintf("%gh", d.Hours()) }
