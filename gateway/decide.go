@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -44,8 +43,9 @@ type UplinkDecision struct {
 	Topic   string   // when Waiting
 	Payload []byte   // when Waiting: the outbound body; when Held: the sealed hold
 
-	steps  []step
-	same   int // index of an earlier uplink with the same outcome, or -1
+	steps  []step    // at most one per place and in document order once fold ran
+	whole  Operation // on every leaf
+	same   int       // index of an earlier uplink with the same outcome, or -1
 	levels []level
 }
 
@@ -67,14 +67,17 @@ type workspace struct {
 	grades  []Grade
 	changes []Change
 	drop    []bool
-	renamed []int32 // node → index of its SetKey change + 1
+	renamed []int32 // node → index of its new key in outputs + 1
+	index   []int32 // node → position among those of its siblings that stay; void when empty
+	kept    []int32
 	outputs []output
 	text    []byte
 	spans   []Span
 	body    Body
 	class   Classification
 	exempt  []byte
-	from    []int32 // output node → input node
+	from    []int32  // output node → input node
+	places  []uint64 // what was found where, sorted; see ruled
 	msg     Message
 }
 
@@ -110,7 +113,7 @@ func (d *Decision) reset(m *Message, now time.Time, trusted bool) {
 	d.Class.Reset()
 	d.Opinions = d.Opinions[:0]
 	d.Grade, d.Personal, d.Sensitive, d.Action = General, false, false, Pass
-	d.w.text = d.w.text[:0]
+	d.w.places = d.w.places[:0]
 }
 
 // grow returns s with n elements, keeping the memory of those that it has.
@@ -123,6 +126,7 @@ func grow[T any](s []T, n int) []T {
 
 // ask lets every filter that covers the topic say its opinion, once per message.
 func (s *VersionSet) ask(d *Decision) {
+	found, cats := len(d.Class.Findings), s.Classifier.Categories()
 	for i := range s.Filters {
 		a := &s.Filters[i]
 		if !a.covers(d.Message.Topic) {
@@ -132,35 +136,52 @@ func (s *VersionSet) ask(d *Decision) {
 		d.Opinions = grow(d.Opinions, n+1)
 		o := &d.Opinions[n]
 		*o = FilterOpinion{Filter: i, Opinion: Opinion{Action: Pass, Labels: o.Labels[:0], Edits: o.Edits[:0]}}
-		if err := a.Filter.Filter(d.Message, &d.Body, &d.Class, &o.Opinion); err != nil {
+		err := a.Filter.Filter(d.Message, &d.Body, &d.Class, &o.Opinion)
+		if err == nil && !o.sound(found, len(cats)) {
+			err = errOpinion
+		}
+		if err != nil {
 			o.Failed = "internal"
-			if fe := (*FilterError)(nil); errors.As(err, &fe) {
+			if fe := (*FilterError)(nil); errors.As(err, &fe) && fe.Code != "" {
 				o.Failed = fe.Code
 			}
 			o.Opinion = Opinion{Action: a.onError(), Labels: o.Labels[:0], Edits: o.Edits[:0]}
 		}
 	}
-	categories := len(s.Classifier.Categories())
-	for i := range d.Opinions { // labels are findings on the message as a whole
-		for _, label := range d.Opinions[i].Labels {
-			if int(label) >= categories {
-				d.Opinions[i].Action, d.Opinions[i].Failed = Block, "internal"
-				continue
-			}
-			d.addWhole(label, s.Classifier.Categories(), uint8(i))
+	for i := range d.Opinions { // labels are findings on the message as a whole, and so is a grade with nothing to raise
+		o := &d.Opinions[i]
+		for _, label := range o.Labels {
+			d.addWhole(o, label, cats, cats[label].Grade)
 		}
-	}
-	if len(d.Class.Findings) == 0 && d.floor(s, -1) != Ungraded {
-		d.addWhole(s.Classifier.Unlisted(false), s.Classifier.Categories(), 0)
-		d.Class.Findings[0].Grade = General // the category is unlisted; the filter's grade is what counts
+		if found == 0 && len(o.Labels) == 0 && o.Grade != Ungraded {
+			d.addWhole(o, s.Classifier.Unlisted(false), cats, o.Grade)
+		}
 	}
 }
 
-// addWhole adds a finding on the message as a whole.
-func (d *Decision) addWhole(category uint16, cats []Category, opinion uint8) {
+var errOpinion = errors.New("opinion breaks its contract")
+
+// sound reports whether an opinion says nothing but known words, about findings and categories that exist.
+func (o *Opinion) sound(findings, categories int) bool {
+	if o.Action != Pass && !o.Action.OnMessage() || o.Grade > Core {
+		return false
+	}
+	return !slices.ContainsFunc(o.Labels, func(l uint16) bool { return int(l) >= categories }) &&
+		!slices.ContainsFunc(o.Edits, func(e Edit) bool {
+			return e.Finding < 0 || int(e.Finding) >= findings || e.Regrade > Core || e.Op.Action > Block || e.Op.Inner > Block
+		})
+}
+
+// addWhole adds a finding on the message as a whole. It counts where the filter's effects do.
+func (d *Decision) addWhole(o *FilterOpinion, category uint16, cats []Category, g Grade) {
 	c := &cats[category]
-	d.Class.Findings = append(d.Class.Findings, Finding{Place: Place{Kind: AtBody}, Category: category, Grade: c.Grade,
-		Personal: c.Personal, Sensitive: c.Sensitive, By: ByPlugin, Plugin: opinion, Confidence: 90, Pair: -1})
+	d.Class.Findings = append(d.Class.Findings, Finding{Place: Place{Kind: AtBody}, Category: category, Grade: g,
+		Personal: c.Personal, Sensitive: c.Sensitive, By: ByPlugin, Plugin: uint8(o.Filter), Confidence: 90, Pair: -1})
+}
+
+// concerns reports whether a finding counts for uplink u: a filter's only where its effects apply.
+func (s *VersionSet) concerns(f *Finding, u int) bool {
+	return f.By != ByPlugin || s.Filters[f.Plugin].on(u)
 }
 
 // floor is the least grade that filters want for every finding on uplink u; u = -1 for any uplink. Ungraded: none.
@@ -168,7 +189,7 @@ func (d *Decision) floor(s *VersionSet, u int) Grade {
 	g := Ungraded
 	for i := range d.Opinions {
 		o := &d.Opinions[i]
-		if o.Grade != Ungraded && (u < 0 || s.Filters[o.Filter].Uplinks.Has(u)) && (g == Ungraded || o.Grade.Rank() > g.Rank()) {
+		if o.Grade != Ungraded && (u < 0 || s.Filters[o.Filter].on(u)) && (g == Ungraded || o.Grade.Rank() > g.Rank()) {
 			g = o.Grade
 		}
 	}
@@ -196,231 +217,6 @@ func (s *VersionSet) grade(d *Decision) {
 	}
 }
 
-// gradesFor computes the merged grade of every finding for uplink u.
-func (s *VersionSet) gradesFor(d *Decision, u int) []Grade {
-	findings := d.Class.Findings
-	d.w.grades = grow(d.w.grades, len(findings))
-	floor := d.floor(s, u)
-	for i := range findings {
-		d.w.grades[i] = findings[i].Grade
-		if floor != Ungraded {
-			d.w.grades[i] = Highest(d.w.grades[i], floor)
-		}
-	}
-	for i := range d.Opinions {
-		o := &d.Opinions[i]
-		if !s.Filters[o.Filter].Uplinks.Has(u) {
-			continue
-		}
-		for _, e := range o.Edits {
-			if e.Regrade != Ungraded && int(e.Finding) < len(findings) {
-				d.w.grades[e.Finding] = Highest(d.w.grades[e.Finding], e.Regrade)
-			}
-		}
-	}
-	for i := range findings { // two halves of one position have one grade
-		if p := findings[i].Pair; p >= 0 && int(p) < len(findings) {
-			g := Highest(d.w.grades[i], d.w.grades[p])
-			d.w.grades[i], d.w.grades[p] = g, g
-		}
-	}
-	return d.w.grades
-}
-
-// plan joins policy and filters for uplink u: what acts on the message, what is done to which place.
-func (s *VersionSet) plan(d *Decision, u int) {
-	up := &d.Uplinks[u]
-	findings := d.Class.Findings
-	*up = UplinkDecision{Action: Pass, Rulings: grow(up.Rulings, len(findings)), Final: grow(up.Final, len(findings)), steps: up.steps[:0], levels: up.levels[:0], same: -1}
-	grades := s.gradesFor(d, u)
-	for i := range findings {
-		f := &findings[i]
-		r := s.Policy.Rule(u, f.Category, grades[i], d.Message, d.Now, d.Trusted)
-		if f.Place.Kind == AtBody && len(d.Body.Nodes) == 0 && !r.Op.Action.OnMessage() && r.Op.Action != Pass {
-			r.Op, r.Reason = Operation{Action: Block}, ReasonNoLeaf
-		}
-		if r.Reason == ReasonCore && len(d.Body.Nodes) == 0 && f.Place.Kind == AtBody {
-			r.Reason = ReasonOpaque
-		}
-		up.Rulings[i] = r
-		if r.Op.Action.OnMessage() {
-			up.act(r.Op.Action, r.Reason)
-			continue
-		}
-		d.put(up, f, r.Op)
-	}
-	for i := range d.Opinions {
-		s.heed(d, up, u, &d.Opinions[i])
-	}
-	if len(d.Class.Unknown) > 0 && s.UnknownBlocks {
-		up.act(Block, ReasonUnknownField)
-	}
-	if len(d.Body.Nodes) == 0 && len(findings) == 0 {
-		up.act(Block, ReasonOpaque) // a classifier must say something about a body that it cannot see into
-	}
-	up.pairUp(findings)
-	up.settle(d)
-}
-
-// act records an action on the message; the strictest stays, with its first reason.
-func (up *UplinkDecision) act(a Action, why Reason) {
-	a = normal(a)
-	if !up.Action.OnMessage() || a.strictness() > up.Action.strictness() {
-		up.Action, up.Reason = a, why
-	}
-}
-
-// heed applies one filter's opinion to uplink u.
-func (s *VersionSet) heed(d *Decision, up *UplinkDecision, u int, o *FilterOpinion) {
-	if !s.Filters[o.Filter].Uplinks.Has(u) {
-		return
-	}
-	why := ReasonPlugin
-	if o.Failed != "" {
-		why = ReasonPluginFailed
-	}
-	if o.Action != Pass {
-		up.act(o.Action, why)
-	}
-	for _, e := range o.Edits {
-		switch {
-		case int(e.Finding) >= len(d.Class.Findings) || e.Finding < 0:
-			up.act(Block, ReasonPluginFailed)
-		case e.Regrade != Ungraded:
-		case e.Op.Action.OnMessage():
-			up.act(e.Op.Action, why)
-		default:
-			d.put(up, &d.Class.Findings[e.Finding], e.Op)
-		}
-	}
-}
-
-// put merges a field operation into the place of a finding.
-func (d *Decision) put(up *UplinkDecision, f *Finding, op Operation) {
-	if op.Action == Pass {
-		return
-	}
-	switch f.Place.Kind {
-	case AtValue, AtKey:
-		up.merge(step{node: f.Place.Index, key: f.Place.Kind == AtKey, op: op})
-	case AtTopic:
-		if op.Action != Tokenize {
-			up.act(Block, ReasonTopic)
-			return
-		}
-		for i := range up.levels {
-			if up.levels[i].index == f.Place.Index {
-				if up.levels[i].op = Merge(up.levels[i].op, op); up.levels[i].op.Action != Tokenize {
-					up.act(Block, ReasonTopic)
-				}
-				return
-			}
-		}
-		up.levels = append(up.levels, level{f.Place.Index, op})
-	case AtClient: // the client id does not leave: only what acts on the message matters
-	case AtBody:
-		leaves := 0
-		for i := range d.Body.Nodes {
-			if !d.Body.Nodes[i].Kind.Container() {
-				up.merge(step{node: int32(i), op: op})
-				leaves++
-			}
-		}
-		if leaves == 0 {
-			up.act(Block, ReasonNoLeaf)
-		}
-	default:
-		up.act(Block, ReasonInternal)
-	}
-}
-
-// merge puts a step where its place is in document order, merged with what is there.
-func (up *UplinkDecision) merge(st step) {
-	if st.key && st.op.Action != Tokenize {
-		st.op = Operation{Action: Remove} // a key can be replaced or go, nothing between
-	}
-	i, found := slices.BinarySearchFunc(up.steps, st, compareSteps)
-	if !found {
-		up.steps = slices.Insert(up.steps, i, st)
-		return
-	}
-	up.steps[i].op = Merge(up.steps[i].op, st.op)
-}
-
-func compareSteps(a, b step) int {
-	if a.node != b.node {
-		return int(a.node - b.node)
-	}
-	switch {
-	case a.key == b.key:
-		return 0
-	case a.key:
-		return -1
-	}
-	return 1
-}
-
-// at returns the operation on a value, Pass when there is none.
-func (up *UplinkDecision) at(node int32, key bool) Operation {
-	if i, found := slices.BinarySearchFunc(up.steps, step{node: node, key: key}, compareSteps); found {
-		return up.steps[i].op
-	}
-	return Operation{Action: Pass}
-}
-
-// pairUp gives both halves of a position the same operation: one of them in clear would be half the secret.
-func (up *UplinkDecision) pairUp(findings []Finding) {
-	for i := range findings {
-		f := &findings[i]
-		if f.Pair < 0 || int(f.Pair) >= len(findings) || f.Place.Kind != AtValue || findings[f.Pair].Place.Kind != AtValue {
-			continue
-		}
-		a, b := f.Place.Index, findings[f.Pair].Place.Index
-		if op := Merge(up.at(a, false), up.at(b, false)); op.Action != Pass {
-			up.merge(step{node: a, op: op})
-			up.merge(step{node: b, op: op})
-		}
-	}
-}
-
-// settle sums up the uplink: per finding what happens to its place, and the strictest of it.
-func (up *UplinkDecision) settle(d *Decision) {
-	strictest := Pass
-	for i := range d.Class.Findings {
-		f := &d.Class.Findings[i]
-		final := Pass
-		switch f.Place.Kind {
-		case AtValue:
-			final = up.at(f.Place.Index, false).Action
-		case AtKey:
-			final = up.at(f.Place.Index, true).Action
-		case AtTopic:
-			for _, l := range up.levels {
-				if l.index == f.Place.Index {
-					final = l.op.Action
-				}
-			}
-		case AtBody:
-			final = up.Rulings[i].Op.Action
-		}
-		if up.Rulings[i].Op.Action.OnMessage() {
-			final = normal(up.Rulings[i].Op.Action)
-		}
-		up.Final[i] = final
-		strictest = Stricter(strictest, final)
-	}
-	if up.Action.OnMessage() {
-		return
-	}
-	up.Action = strictest
-	if len(d.Class.Unknown) > 0 {
-		up.Action = Stricter(up.Action, Remove)
-	}
-	if up.Action != Pass {
-		up.Reason = ReasonPolicy
-	}
-}
-
 // carryOut makes the outbound form for uplink u, or lets the message stay.
 func (s *VersionSet) carryOut(d *Decision, u int) {
 	up := &d.Uplinks[u]
@@ -435,6 +231,7 @@ func (s *VersionSet) carryOut(d *Decision, u int) {
 	for v := range u { // the same plan makes the same bytes
 		if o := &d.Uplinks[v]; o.same < 0 && o.State == Waiting && slices.Equal(o.steps, up.steps) && slices.Equal(o.levels, up.levels) && s.sameRules(d, u, v) {
 			up.State, up.Topic, up.Payload, up.same = Waiting, o.Topic, o.Payload, v
+			up.follow(o, d.Class.Findings)
 			return
 		}
 	}
@@ -443,6 +240,16 @@ func (s *VersionSet) carryOut(d *Decision, u int) {
 		return
 	}
 	up.State = Waiting
+}
+
+// follow takes over what the edit for o found out: which operators did not fit, and what went with what is around it.
+func (up *UplinkDecision) follow(o *UplinkDecision, findings []Finding) {
+	for i := range findings {
+		if k := findings[i].Place.Kind; k == AtValue || k == AtKey {
+			up.Final[i] = o.Final[i]
+		}
+	}
+	up.Action = Stricter(up.Action, o.Action)
 }
 
 // sameRules reports whether the output check for uplink u would ask the same questions as for v.
@@ -465,23 +272,4 @@ func (up *UplinkDecision) hold(s *VersionSet, d *Decision, u int) {
 		}
 	}
 	up.State, up.Action, up.Reason = Blocked, Block, ReasonOperator
-}
-
-// mapTopic applies the level operations to the topic.
-func (s *VersionSet) mapTopic(d *Decision, up *UplinkDecision) (string, Reason) {
-	if len(up.levels) == 0 {
-		return d.Message.Topic, NoReason
-	}
-	parts := strings.Split(d.Message.Topic, "/")
-	for _, l := range up.levels {
-		if int(l.index) >= len(parts) {
-			return "", ReasonInternal
-		}
-		out, _, ok, err := s.Redactor.Apply(nil, l.op, Value{Kind: String, Text: []byte(parts[l.index])}, FieldContext{ID: d.Message.ID})
-		if err != nil || !ok || !s.Redactor.Check(l.op, Value{Kind: String, Text: out}) {
-			return "", ReasonOperator
-		}
-		parts[l.index] = string(out)
-	}
-	return strings.Join(parts, "/"), NoReason
 }

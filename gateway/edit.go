@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 )
@@ -44,14 +45,15 @@ func (s *VersionSet) compute(d *Decision, up *UplinkDecision) Reason {
 	w.renamed = grow(w.renamed, len(d.Body.Nodes))
 	clear(w.drop)
 	clear(w.renamed)
-	w.outputs, w.text = w.outputs[:0], w.text[:0]
+	w.outputs, w.text, w.index = w.outputs[:0], w.text[:0], w.index[:0]
 	for _, n := range d.Class.Unknown {
 		w.drop[n] = true
 	}
+	dropped := len(d.Class.Unknown) > 0
 	for i := range up.steps {
 		st := &up.steps[i]
-		if st.op.Action == Remove {
-			w.drop[st.node] = true
+		if st.op.Action == Remove || w.drop[st.node] {
+			w.drop[st.node], dropped = true, true
 			continue
 		}
 		v := Value{Kind: d.Body.Nodes[st.node].Kind, Text: d.Body.Text(int(st.node))}
@@ -69,7 +71,7 @@ func (s *VersionSet) compute(d *Decision, up *UplinkDecision) Reason {
 		case err != nil:
 			return ReasonOperator
 		case !fits:
-			d.dropBoth(st.node)
+			w.drop[st.node], dropped = true, true
 			continue
 		}
 		w.text = out
@@ -77,17 +79,39 @@ func (s *VersionSet) compute(d *Decision, up *UplinkDecision) Reason {
 			w.outputs = append(w.outputs, output{with: out[from:len(out):len(out)], as: as, step: int32(i)})
 		}
 	}
+	if dropped {
+		d.dropPairs()
+		d.noteDropped(up)
+	}
 	return NoReason
 }
 
-// dropBoth removes a node and, when it is half of a position, the other half.
-func (d *Decision) dropBoth(node int32) {
-	d.w.drop[node] = true
+// dropPairs removes the other half of every position that lost one.
+func (d *Decision) dropPairs() {
+	drop := d.w.drop
+	for again := true; again; {
+		again = false
+		for i := range d.Class.Findings {
+			if a, b, ok := halves(d.Class.Findings, i); ok && drop[a] != drop[b] {
+				drop[a], drop[b], again = true, true, true
+			}
+		}
+	}
+}
+
+// noteDropped writes down what did not stay although no rule says remove: its operator did not fit, it is unknown beside
+// being found, or something around it went.
+func (d *Decision) noteDropped(up *UplinkDecision) {
+	up.Action = Stricter(up.Action, Remove)
 	for i := range d.Class.Findings {
 		f := &d.Class.Findings[i]
-		if f.Place.Kind == AtValue && f.Place.Index == node && f.Pair >= 0 && int(f.Pair) < len(d.Class.Findings) {
-			if o := &d.Class.Findings[f.Pair]; o.Place.Kind == AtValue {
-				d.w.drop[o.Place.Index] = true
+		if f.Place.Kind != AtValue && f.Place.Kind != AtKey {
+			continue
+		}
+		for n := f.Place.Index; n >= 0; n = d.Body.Nodes[n].Parent {
+			if d.w.drop[n] {
+				up.Final[i] = Stricter(up.Final[i], Remove)
+				break
 			}
 		}
 	}
@@ -103,9 +127,9 @@ func (s *VersionSet) changes(d *Decision, up *UplinkDecision) Reason {
 		}
 		return ReasonNoLeaf // the body is one value, and it may not leave
 	}
-	for _, o := range w.outputs { // keys first: the paths of encrypted fields run over them
-		if st := &up.steps[o.step]; st.key {
-			w.renamed[st.node] = o.step + 1
+	for i := range w.outputs { // keys first: the paths of encrypted fields run over them
+		if st := &up.steps[w.outputs[i].step]; st.key {
+			w.renamed[st.node] = int32(i) + 1
 		}
 	}
 	next, out := 0, 0
@@ -169,18 +193,29 @@ func (d *Decision) outPointer(node int32) string {
 	if d.Body.HasKey(int(node)) {
 		key := string(d.Body.Key(int(node)))
 		if i := d.w.renamed[node]; i > 0 {
-			j := slices.IndexFunc(d.w.outputs, func(o output) bool { return o.step == i-1 })
-			key = string(d.w.outputs[j].with)
+			key = string(d.w.outputs[i-1].with)
 		}
 		return parent + "/" + pointerEscaper.Replace(key)
 	}
-	index := 0
-	for i := n.Parent + 1; i < node; i = d.Body.Nodes[i].Next {
-		if !d.w.drop[i] {
-			index++
+	if len(d.w.index) == 0 {
+		d.number()
+	}
+	return parent + "/" + strconv.Itoa(int(d.w.index[node]))
+}
+
+// number counts, for every node, the siblings in front of it that stay.
+func (d *Decision) number() {
+	w := &d.w
+	w.index, w.kept = grow(w.index, len(d.Body.Nodes)), grow(w.kept, len(d.Body.Nodes))
+	clear(w.kept)
+	for i := range d.Body.Nodes {
+		if p := d.Body.Nodes[i].Parent; p >= 0 {
+			w.index[i] = w.kept[p]
+			if !w.drop[i] {
+				w.kept[p]++
+			}
 		}
 	}
-	return parent + "/" + strconv.Itoa(index)
 }
 
 // check reads what edit wrote as a receiver would, grades it again and finds anything that the policy would not leave
@@ -205,6 +240,9 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 	floor := d.floor(s, u)
 	for i := range w.class.Findings {
 		f := &w.class.Findings[i]
+		if k := f.Place.Kind; (k == AtValue || k == AtKey) && (f.Place.Index < 0 || int(f.Place.Index) >= len(w.body.Nodes)) {
+			return ReasonInternal
+		}
 		switch f.Place.Kind {
 		case AtValue:
 			if w.exempt[f.Place.Index]&exemptValue != 0 || d.ruled(Place{AtValue, w.from[f.Place.Index]}, f.Category) {
@@ -220,6 +258,10 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 			}
 		case AtClient:
 			continue // does not leave
+		case AtBody:
+			if d.ruled(f.Place, f.Category) { // on every leaf, which was edited or left alone accordingly
+				continue
+			}
 		}
 		g := f.Grade
 		if floor != Ungraded {
@@ -235,7 +277,25 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 // ruled reports whether the message as received had the same finding at the same place: then the ruling on it stands,
 // and since the editor left the place alone, it was to leave it as it is.
 func (d *Decision) ruled(p Place, category uint16) bool {
-	return slices.ContainsFunc(d.Class.Findings, func(f Finding) bool { return f.Place == p && f.Category == category })
+	places := d.w.places
+	if len(places) == 0 {
+		for i := range d.Class.Findings {
+			if f := &d.Class.Findings[i]; f.By != ByPlugin {
+				places = append(places, placeKey(f.Place, f.Category))
+			}
+		}
+		if !slices.IsSorted(places) {
+			slices.Sort(places)
+		}
+		d.w.places = places
+	}
+	_, found := slices.BinarySearch(places, placeKey(p, category))
+	return found
+}
+
+// placeKey is a place and a category in one number.
+func placeKey(p Place, category uint16) uint64 {
+	return uint64(p.Kind)<<48 | uint64(uint32(p.Index))<<16 | uint64(category)
 }
 
 const (
@@ -291,7 +351,8 @@ func (s *VersionSet) exempt(d *Decision, up *UplinkDecision) bool {
 }
 
 // lineUp maps every node of the outbound body to the node that it was. The two lists run in the same order, without
-// the nodes that went; anything else means that the editor wrote something that nobody asked for.
+// the nodes that went, and what is not exempt is byte by byte what it was; anything else means that the editor wrote
+// something that nobody asked for.
 func (d *Decision) lineUp(untouched bool) bool {
 	w := &d.w
 	w.from = w.from[:0]
@@ -300,8 +361,29 @@ func (d *Decision) lineUp(untouched bool) bool {
 			i = d.Body.Nodes[i].Next
 			continue
 		}
+		n := len(w.from)
 		w.from = append(w.from, i)
+		if n >= len(w.body.Nodes) || !untouched && !d.kept(n, int(i)) {
+			return false
+		}
 		i++
 	}
 	return len(w.from) == len(w.body.Nodes)
+}
+
+// kept reports whether outbound node out is node in of the body as received, but for what is exempt.
+func (d *Decision) kept(out, in int) bool {
+	a, b, exempt := &d.w.body, &d.Body, d.w.exempt[out]
+	x, y := &a.Nodes[out], &b.Nodes[in]
+	if x.Parent < 0 != (y.Parent < 0) || x.Parent >= 0 && d.w.from[x.Parent] != y.Parent {
+		return false
+	}
+	if exempt&exemptKey == 0 && !bytes.Equal(a.Key(out), b.Key(in)) {
+		return false
+	}
+	if exempt&exemptValue != 0 {
+		return true
+	}
+	return x.Kind == y.Kind && (x.Kind.Container() ||
+		bytes.Equal(a.Raw[x.Value.Off:x.Value.End()], b.Raw[y.Value.Off:y.Value.End()]))
 }

@@ -99,7 +99,7 @@ func CompilePolicy(rows []RowConfig, cats []Category, ups []UplinkInfo, now time
 		for _, e := range errs {
 			report(i, true, e.Message, e.Hint)
 		}
-		if r.approved && now.After(r.until) {
+		if r.approved && !now.Before(r.until) {
 			report(i, false, "approval "+quote(rows[i].Approval.Ref)+" expired: what the row would let out is blocked", "renew the approval and set until, or write action: block")
 		}
 		p.rows = append(p.rows, r)
@@ -181,7 +181,7 @@ func (c *RowConfig) Operation() (Operation, []RowProblem) {
 	if err != nil {
 		return Operation{}, []RowProblem{{err.Error(), "action: remove"}}
 	}
-	op := Operation{Action: a, Decimals: -1, Prefix: -1}
+	op := plain(a)
 	given := map[string]Action{}
 	if c.Decimals != nil {
 		given["decimals"] = Generalize
@@ -367,16 +367,16 @@ func (p *Policy) Rule(uplink int, category uint16, g Grade, m *Message, now time
 		if rank >= Important.Rank() && r.op.Action.LetsOut() {
 			switch {
 			case rank >= Core.Rank():
-				ruling.Op, ruling.Reason = Operation{Action: Block}, ReasonCore
+				ruling.Op, ruling.Reason = plain(Block), ReasonCore
 			case !r.approved || !trusted || !now.Before(r.until):
-				ruling.Op, ruling.Reason = Operation{Action: Block}, ReasonApproval
+				ruling.Op, ruling.Reason = plain(Block), ReasonApproval
 			case !p.ups[uplink].Declared():
-				ruling.Op, ruling.Reason = Operation{Action: Block}, ReasonRecipient
+				ruling.Op, ruling.Reason = plain(Block), ReasonRecipient
 			}
 		}
 		return ruling
 	}
-	return Ruling{Row: -1, Op: Operation{Action: Block}, Reason: ReasonNoRow}
+	return Ruling{Row: -1, Op: plain(Block), Reason: ReasonNoRow}
 }
 
 func (r *row) applies(m *Message) bool {

@@ -23,7 +23,7 @@ type VersionSet struct {
 type Attached struct {
 	Filter  Filter
 	Topics  []string  // topic filters; none = every message
-	Uplinks UplinkSet // bit i = VersionSet.Uplinks[i]: where its effects apply
+	Uplinks UplinkSet // bit i = VersionSet.Uplinks[i]: where its effects apply; empty = everywhere
 	OnError Action    // Block or Hold; anything else is Block
 }
 
@@ -31,6 +31,9 @@ type Attached struct {
 func (a *Attached) covers(topic string) bool {
 	return len(a.Topics) == 0 || slices.ContainsFunc(a.Topics, func(f string) bool { return TopicMatches(f, topic) })
 }
+
+// on reports whether the filter's effects apply to uplink u.
+func (a *Attached) on(u int) bool { return a.Uplinks == 0 || a.Uplinks.Has(u) }
 
 func (a *Attached) onError() Action {
 	if a.OnError == Hold {

@@ -43,3 +43,19 @@ func TopicMatches(filter, topic string) bool {
 		filter, topic = frest, trest
 	}
 }
+
+// maxTopic is the length of the longest topic, in bytes. [MQTT-1.5.3]
+const maxTopic = 1<<16 - 1
+
+// ReservedTopic reports whether topic has a level $sluice: the gateway speaks there to its recipients, devices never.
+func ReservedTopic(topic string) bool {
+	if !strings.Contains(topic, "$sluice") {
+		return false
+	}
+	for level := range strings.SplitSeq(topic, "/") {
+		if level == "$sluice" {
+			return true
+		}
+	}
+	return false
+}
