@@ -112,9 +112,9 @@ func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
 		}
 		if !j.pausing || j.closing {
 			full := j.blocked()
-			j.urgent = gather(&group, j.urgent, false)
+			j.urgent = gather(&group, j.urgent, groupBytes, false)
 			if !j.failing.Load() || len(group) == 0 { // after a failure what makes room goes alone
-				j.queue = gather(&group, j.queue, full)
+				j.queue = gather(&group, j.queue, j.room(), full)
 			}
 			if len(group) > 0 {
 				return group, true
@@ -133,16 +133,22 @@ func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
 	}
 }
 
-// gather moves batches from the front of queue to the group, within the bounds of a transaction; when full only those
-// that may pass others. It returns the queue that is left.
-func gather(group *[]*batch, queue []*batch, full bool) []*batch {
+// room returns the bytes that one transaction may add: the last one before the journal is full ends where it is full.
+func (j *Journal) room() int {
+	left := min(j.opt.MaxSize-j.bodyBytes.Load(), j.opt.AuditMaxSize-j.opt.auditReserve()-j.recordBytes.Load())
+	return int(min(groupBytes, left))
+}
+
+// gather moves batches from the front of queue to the group, up to room bytes but at least one batch; when full only
+// those that may pass others. It returns the queue that is left.
+func gather(group *[]*batch, queue []*batch, room int, full bool) []*batch {
 	size, items := 0, 0
 	for _, b := range *group {
 		size, items = size+b.size, items+len(b.items)
 	}
-	kept, taken := 0, 0
+	kept := 0
 	for i, b := range queue {
-		if len(*group) > 0 && (size+b.size > groupBytes || items+len(b.items) > groupEntries) {
+		if len(*group) > 0 && (size+b.size > room || items+len(b.items) > groupEntries) {
 			kept += copy(queue[kept:], queue[i:])
 			break
 		}
@@ -152,7 +158,6 @@ func gather(group *[]*batch, queue []*batch, full bool) []*batch {
 			continue
 		}
 		*group = append(*group, b)
-		taken++
 		size, items = size+b.size, items+len(b.items)
 	}
 	clear(queue[kept:])

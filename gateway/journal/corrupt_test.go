@@ -1,0 +1,161 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// corruptible makes a closed journal with archives, parked and waiting bodies, and says what waits for uplink 0.
+func corruptible(t *testing.T) (o Options, waiting map[uint64][32]byte) {
+	o = testOptions(t.TempDir())
+	o.SegmentSize, o.Sign, o.CheckpointCount = 1<<20, testSign, 50
+	j := openTest(t, o)
+	add := func(n int) {
+		for i := range n {
+			p := bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 2000)
+			holds := gateway.UplinkSet(0)
+			if i%7 == 0 {
+				holds = 1 << 1
+			}
+			commit(t, j, message(j, "bench", gateway.General, 1, holds, 0, "v1/t", p))
+		}
+	}
+	add(400)
+	drain(t, j, 0)
+	add(400)
+	waiting = make(map[uint64][32]byte)
+	for _, m := range read(t, j, 0, j.Cursor(0), 1000) {
+		waiting[m.Seq] = sha256.Sum256(m.Payload)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if st := mustCheck(t, o.Dir); st.Decisions != 800 || len(waiting) != 400 {
+		t.Fatalf("report %+v, %d wait", st, len(waiting))
+	}
+	return o, waiting
+}
+
+// probe checks and reads a journal that may be damaged. It fails the test when a body is wrong, or when the check found
+// nothing and yet a body is missing.
+func probe(t *testing.T, o Options, waiting map[uint64][32]byte) (found bool) {
+	t.Helper()
+	r, err := Check(context.Background(), o.Dir, o.Keys, testVerify, nil)
+	found = err != nil || !r.OK
+	j, err := Open(o)
+	if err != nil {
+		return found
+	}
+	defer j.Close()
+	n := 0
+	for after := j.Cursor(0); ; {
+		out, err := j.Read(0, after, 100, 1<<20, nil)
+		for _, m := range out {
+			if sha256.Sum256(m.Payload) != waiting[m.Seq] || m.Topic != "v1/t" {
+				t.Fatalf("record %d: a wrong body was read", m.Seq)
+			}
+			after = m.Seq
+		}
+		n += len(out)
+		if err != nil || len(out) == 0 {
+			break
+		}
+	}
+	if !found && n != len(waiting) {
+		t.Fatalf("%d of %d bodies could be read and the check found nothing", n, len(waiting))
+	}
+	return found
+}
+
+func TestADamagedFileNeverEndsTheProcessNorGivesAWrongBody(t *testing.T) {
+	o, waiting := corruptible(t)
+	var files []string
+	err := filepath.WalkDir(o.Dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() && d.Name() != lockFile && d.Name() != reserveFile {
+			rel, _ := filepath.Rel(o.Dir, path)
+			files = append(files, rel)
+		}
+		return err
+	})
+	if err != nil || len(files) < 6 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	rng := rand.New(rand.NewPCG(5, 5))
+	found := 0
+	const rounds = 60
+	for i := range rounds {
+		copied := o
+		copied.Dir = filepath.Join(t.TempDir(), "copy")
+		if err := os.CopyFS(copied.Dir, os.DirFS(o.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(copied.Dir, files[i%len(files)])
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		what := ""
+		switch i / len(files) % 4 {
+		case 0:
+			at := rng.IntN(len(content))
+			content[at] ^= 1 << rng.IntN(8)
+			what = fmt.Sprintf("bit in byte %d", at)
+		case 1: // where pages begin, every structure stands
+			at := rng.IntN(len(content)/4096+1)*4096 + rng.IntN(64)
+			content[min(at, len(content)-1)] ^= 0xff
+			what = fmt.Sprintf("byte %d", at)
+		case 2:
+			content = content[:rng.IntN(len(content))]
+			what = fmt.Sprintf("cut at %d", len(content))
+		case 3:
+			at := rng.IntN(len(content)/4096+1) * 4096
+			clear(content[min(at, len(content)):min(at+4096, len(content))])
+			what = fmt.Sprintf("page %d emptied", at/4096)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(fmt.Sprintf("%s, %s", files[i%len(files)], what), func(t *testing.T) {
+			if probe(t, copied, waiting) {
+				found++
+			}
+		})
+		os.RemoveAll(copied.Dir)
+	}
+	if found < rounds/4 {
+		t.Fatalf("the check found %d of %d", found, rounds)
+	}
+}
+
+func TestABodyUnderAnUnknownKeyIsReportedByItsSeq(t *testing.T) {
+	o := testOptions(t.TempDir())
+	j := openTest(t, o)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("old")))
+	j.Close()
+	other := o
+	other.Keys = []Key{{ID: 8, Secret: [32]byte{9}}}
+	j = openTest(t, other)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("new")))
+	if out, err := j.Read(0, 0, 10, 1<<20, nil); err == nil || err.Error() != "body 0 of record 1 cannot be opened" || len(out) != 0 {
+		t.Fatalf("read %d, err = %v", len(out), err)
+	}
+	if out, err := j.Read(0, 1, 10, 1<<20, nil); err != nil || len(out) != 1 || string(out[0].Payload) != "new" {
+		t.Fatalf("read %d, err = %v", len(out), err)
+	}
+	j.Close()
+	both := o
+	both.Keys = append(both.Keys, other.Keys...)
+	j = openTest(t, both)
+	if n := drain(t, j, 0); n != 2 {
+		t.Fatalf("%d delivered", n)
+	}
+}
