@@ -1,5 +1,11 @@
 package catalog
 
+import (
+	"bytes"
+	"encoding/binary"
+	"math/bits"
+)
+
 // A detector looks at content alone. Its confidence says how much a hit proves: a shape is weak, a checksum or a
 // strict shape medium, a checksum with a date or a structure strong.
 type detector uint8
@@ -68,14 +74,10 @@ func (h *hits) add(d detector, conf uint8, whole bool) {
 	h.conf[d] = max(h.conf[d], conf)
 }
 
-// The classes of bytes that decide which detectors look at a text at all.
+// The classes of bytes.
 const (
 	isDigit = 1 << iota
 	isLetter
-	isHigh  // not ASCII
-	isAt    // @
-	isDot   // .
-	isColon // : and -
 )
 
 var byteClass = func() (t [256]uint8) {
@@ -85,14 +87,6 @@ var byteClass = func() (t [256]uint8) {
 			t[c] = isDigit
 		case c|0x20 >= 'a' && c|0x20 <= 'z' && c < 0x80:
 			t[c] = isLetter
-		case c >= 0x80:
-			t[c] = isHigh
-		case c == '@':
-			t[c] = isAt
-		case c == '.':
-			t[c] = isDot
-		case c == ':' || c == '-':
-			t[c] = isColon
 		}
 	}
 	return t
@@ -115,41 +109,31 @@ func (s *scratch) detect(raw []byte, h *hits) (p point, found bool) {
 	if len(raw) < shortest {
 		return p, false
 	}
-	var class uint8
-	digits := 0
-	for _, c := range raw {
-		k := byteClass[c]
-		class |= k
-		digits += int(k & isDigit)
-	}
+	digits, high := count(raw)
 	t := text{s: raw}
-	if class&isHigh != 0 {
+	if high {
 		s.folded = fold(s.folded[:0], raw)
 		t.s = s.folded
-		for _, c := range t.s { // full-width letters and digits count now
-			k := byteClass[c]
-			class |= k
-			digits += int(k & isDigit)
-		}
+		digits, _ = count(t.s) // full-width digits count now
 	}
 	t.trim()
-	if class&isHigh != 0 {
+	if high {
 		findPlates(&t, h)
 	}
-	if class&isAt != 0 && class&isDot != 0 {
+	if bytes.IndexByte(t.s, '@') > 0 {
 		findEmail(&t, h)
 	}
 	if digits >= 4 {
-		if class&isDot != 0 {
+		if bytes.IndexByte(t.s, '.') > 0 {
 			findIPv4(&t, h)
 			if p, found = findPosition(&t); found {
 				h.add(gnss, medium, t.covers(p.from, p.to))
 			}
 		}
-		if class&isColon != 0 {
+		if len(t.s) >= sizeMAC {
 			findMAC(&t, h)
 		}
-		if class&isLetter != 0 || digits >= 11 {
+		if len(t.s) >= 11 {
 			findNumbers(&t, h)
 		}
 	}
@@ -158,6 +142,24 @@ func (s *scratch) detect(raw []byte, h *hits) (p point, found bool) {
 		findCredential(&t, h)
 	}
 	return p, found
+}
+
+// count returns how many ASCII digits p has and whether it has anything that is not ASCII.
+func count(p []byte) (digits int, high bool) {
+	const highs, zeros, tens = 0x8080808080808080, 0x3030303030303030, 0x7676767676767676
+	var all uint64
+	for ; len(p) >= 8; p = p[8:] {
+		w := binary.LittleEndian.Uint64(p)
+		all |= w
+		// '0' to '9' become 0 to 9, and only these stay under 0x80 when 0x76 is added
+		x := (w &^ highs) ^ zeros
+		digits += bits.OnesCount64(^(x + tens) & highs &^ w)
+	}
+	for _, c := range p {
+		all |= uint64(c)
+		digits += int(byteClass[c] & isDigit)
+	}
+	return digits, all&highs != 0
 }
 
 // trim finds where the text begins and ends without white space and the plus sign of a telephone number.

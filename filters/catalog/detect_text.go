@@ -145,9 +145,12 @@ func findIPv4(t *text, h *hits) {
 	}
 }
 
+// sizeMAC is the length of a MAC address in text.
+const sizeMAC = 17
+
 // findMAC looks for six pairs of hexadecimal digits with the same separator between.
 func findMAC(t *text, h *hits) {
-	const size = 17
+	const size = sizeMAC
 	for i := 0; i+size <= len(t.s); i++ {
 		sep := t.s[i+2]
 		if sep != ':' && sep != '-' || i > 0 && isAlnum(t.s[i-1]) || i+size < len(t.s) && isAlnum(t.s[i+size]) {
@@ -170,6 +173,9 @@ func isHex(c byte) bool { return isNumeral(c) || upper(c) >= 'A' && upper(c) <= 
 
 // findCredential looks for private keys in PEM and for JWTs.
 func findCredential(t *text, h *hits) {
+	if bytes.IndexByte(t.s, '-') < 0 && bytes.IndexByte(t.s, '.') < 0 {
+		return
+	}
 	if i := bytes.Index(t.s, pemBegin); i >= 0 && (bytes.Contains(t.s[i:], pemKey) || bytes.Contains(t.s[i:], pemCert)) {
 		h.add(credential, strong, t.covers(i, t.hi))
 		return

@@ -67,8 +67,16 @@ var signatures = []signature{
 	{0, "BM", "", image, true},
 }
 
+// heads marks the bytes that files with a signature at offset 0 begin with.
+var heads = func() (t [256]bool) {
+	for _, g := range signatures {
+		t[g.magic[0]] = t[g.magic[0]] || g.at == 0
+	}
+	return t
+}()
+
 func judgeHead(p []byte, long bool, h *hits) {
-	if len(p) < 12 {
+	if len(p) < 12 || !heads[p[0]] && p[4] != 'f' {
 		return
 	}
 	for i := range signatures {

@@ -21,6 +21,7 @@ const maxPattern = 24
 type pattern struct {
 	segs   []int32 // up to and with the anchor
 	float  bool    // may begin anywhere
+	rest   bool    // has **
 	tail   int32   // segments behind the anchor: the match begins so much deeper
 	match  match
 	anchor int32
@@ -61,6 +62,7 @@ func compilePath(segs []string, float bool, number func(string) int32) *pattern 
 			wild++
 		case "**":
 			p.segs = append(p.segs, restSegments)
+			p.rest = true
 			wild++
 		default:
 			p.segs = append(p.segs, number(normalize(s)))
@@ -95,6 +97,15 @@ func (p *pattern) fits(path []int32) bool {
 	if p.float && len(p.segs) == 1 {
 		return true
 	}
+	if n := len(p.segs); n > 1 && p.segs[n-2] > 0 { // most patterns fail here
+		i := len(path) - 2
+		for i >= 0 && path[i] == element {
+			i--
+		}
+		if i < 0 || path[i] != p.segs[n-2] {
+			return false
+		}
+	}
 	end := uint32(1) << len(p.segs)
 	state := p.closure(1)
 	for _, c := range path {
@@ -125,6 +136,9 @@ func (p *pattern) fits(path []int32) bool {
 
 // closure adds the states that ** lets pass without a segment.
 func (p *pattern) closure(state uint32) uint32 {
+	if !p.rest {
+		return state
+	}
 	for i, seg := range p.segs {
 		if seg == restSegments && state&(1<<i) != 0 {
 			state |= 2 << i
