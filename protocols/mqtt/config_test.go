@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/config"
 )
 
@@ -112,6 +113,29 @@ func TestSuggestedFiltersShowNoNames(t *testing.T) {
 	} {
 		if got := suggestFilter(topic); got != want {
 			t.Errorf("%q: %q, want %q", topic, got, want)
+		}
+	}
+}
+
+func TestRefusesSaysWhatTheSourceWouldDo(t *testing.T) {
+	c := bench(func(c *SourceConfig) {
+		c.MaxPacket = 1 << 10
+		c.Allow = []AllowRule{{Client: "vgw-*", Publish: []string{"v1/#"}}, {Client: "*", User: "li", Publish: []string{"#"}}}
+	})
+	for _, v := range []struct {
+		client, topic string
+		size          int
+		want          gateway.Refusal
+	}{
+		{"vgw-1", "v1/x", 10, ""},
+		{"vgw-1", "v1/x", 2 << 10, gateway.RefusedTooLarge},
+		{"vgw-1", "v1/#", 10, gateway.RefusedMalformed},
+		{"vgw-1", "v2/x", 10, gateway.RefusedNotPermitted},
+		{"vgw-1", "v1/$sluice/x", 10, gateway.RefusedNotPermitted},
+		{"other", "v1/x", 10, gateway.RefusedNotPermitted},
+	} {
+		if got := c.Refuses(v.client, v.topic, v.size); got != v.want {
+			t.Errorf("%+v: %q", v, got)
 		}
 	}
 }

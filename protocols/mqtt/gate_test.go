@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -290,3 +291,14 @@ func pub(qos byte, id uint16, topic, payload string) []byte {
 }
 
 func puback(id uint16) []byte { return appendPuback(nil, id) }
+
+// settle waits until no more goroutines run than before.
+func settle(t testing.TB, before int) {
+	t.Helper()
+	for late := time.Now().Add(patience); runtime.NumGoroutine() > before; runtime.Gosched() {
+		if time.Now().After(late) {
+			stacks := make([]byte, 64<<10)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
+}

@@ -304,7 +304,7 @@ func TestWithoutACertificateOfOursNobodyConnects(t *testing.T) {
 	cert, key := other.issue(t, "vgw-1")
 	strange := clientConfig(t, a, cert, key)
 	old := clientConfig(t, a, cert, key)
-	old.MaxVersion = tls.VersionTLS11
+	old.MinVersion, old.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 	for i, c := range []*tls.Config{theirs, strange, old} {
 		d, err := r.tlsDevice(t, c)
 		if err == nil { // in TLS 1.3 the client learns of it with its first read

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -78,8 +79,11 @@ func globMatches(pattern, s string) bool {
 	}
 }
 
-// maxHints bounds what is remembered of refusals, and so the log lines about them.
-const maxHints = 512
+// maxHints bounds what is remembered of refusals, and so the log lines about them in the time of forgetHints.
+const (
+	maxHints    = 512
+	forgetHints = time.Hour
+)
 
 // hints logs the first refusal of each kind, with the configuration line that would allow it. Names that devices chose
 // for themselves do not enter the log: a client appears as a pseudonym that lasts until the next start, and of a topic only
@@ -89,12 +93,13 @@ type hints struct {
 	source string
 	salt   [16]byte
 
-	mu   sync.Mutex // guards seen
-	seen map[string]bool
+	mu    sync.Mutex // guards what follows
+	seen  map[string]bool
+	since time.Time // when seen was empty
 }
 
 func newHints(source string, log *slog.Logger) *hints {
-	h := &hints{log: log, source: source, seen: map[string]bool{}}
+	h := &hints{log: log, source: source, seen: map[string]bool{}, since: time.Now()}
 	_, _ = rand.Read(h.salt[:]) // never fails since Go 1.24
 	return h
 }
@@ -105,10 +110,14 @@ func (h *hints) device(client string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// first reports whether the key is new; once maxHints are remembered, nothing is.
+// first reports whether the key is new. Once maxHints are remembered nothing is, until all are forgotten.
 func (h *hints) first(key string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if now := time.Now(); len(h.seen) >= maxHints && now.Sub(h.since) > forgetHints {
+		clear(h.seen)
+		h.since = now
+	}
 	if h.seen[key] || len(h.seen) >= maxHints {
 		return false
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	maxConnect   = 128 << 10 // bytes of a CONNECT, which nobody has vouched for yet
-	maxClientID  = 256       // bytes
+	maxConnect   = 32 << 10 // bytes of a CONNECT, which nobody has vouched for yet
+	maxClientID  = 256      // bytes
 	maxLinger    = 300 * time.Millisecond
 	maxTopics    = 256 // topics remembered per connection, so that a known one costs no allocation
 	maxTopicText = 512 // bytes of a topic that is remembered
@@ -134,7 +134,9 @@ func (s *session) open(b *batch) error {
 	ctx, cancel := context.WithDeadline(s.admit, deadline)
 	defer cancel()
 	if t, ok := s.conn.(*tls.Conn); ok {
-		if err := t.HandshakeContext(ctx); err != nil {
+		if err := t.HandshakeContext(ctx); errors.Is(err, io.EOF) {
+			return errGone // nobody tried anything: a probe
+		} else if err != nil {
 			return &refused{gateway.RefusedLogin, "TLS handshake: " + tlsCause(err)}
 		}
 	}

@@ -490,3 +490,16 @@ func TestManyDevicesAtOnceKeepTheirOrder(t *testing.T) {
 		t.Errorf("%d devices seen", len(next))
 	}
 }
+
+func TestNothingOfASourceRunsAfterRun(t *testing.T) {
+	before := runtime.NumGoroutine()
+	gate := newGate()
+	gate.hold = true
+	r := start(t, bench(func(c *SourceConfig) { c.DrainTimeout = time.Millisecond }), gate)
+	r.connected(t, "a").write(pub(1, 1, "v1/x", "held"))
+	r.connected(t, "b")
+	r.device(t)
+	gate.awaitMessages(t, 1)
+	r.stop()
+	settle(t, before)
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -528,4 +529,27 @@ func TestCloseEndsALinkWhoseBrokerDoesNotRead(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("Close took %v", took)
 	}
+}
+
+func TestNothingOfALinkRunsAfterClose(t *testing.T) {
+	_, address := newCloud(t)
+	r := newRoad(t, address)
+	u := uplinkTo(t, r.listener.Addr().String(), nil)
+	before := runtime.NumGoroutine()
+	for i := range 6 {
+		a := newTally()
+		l := open(t, u, a)
+		if err := l.Send(t.Context(), outbound(1)); err != nil {
+			t.Fatal(err)
+		}
+		a.await(t, 1)
+		if i%2 == 0 {
+			r.cut()
+			<-l.Broken()
+		}
+		_ = l.Close()
+		_ = l.Close() // twice is once
+		r.cut()
+	}
+	settle(t, before)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // maxBatch bounds the messages of one batch, and so how long the first of them waits for the last to be decided.
-const maxBatch = 256
+const maxBatch = 128
 
 // maxWindowBytes bounds the buffers that one connection holds until its tickets are done.
 const maxWindowBytes = 8 << 20
