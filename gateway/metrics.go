@@ -25,6 +25,7 @@ type Metrics struct {
 	commit   prometheus.Histogram
 
 	findings atomic.Pointer[findingCounters]
+	refusals atomic.Uint64
 }
 
 // findingCounters are the counters of one version set's categories, resolved once so that deciding does no look-up.
@@ -137,7 +138,11 @@ func (m *Metrics) uplinkUp(name string, up bool) { m.up.WithLabelValues(name).Se
 
 func (m *Metrics) refuse(source string, reason Refusal, n int) {
 	m.refused.WithLabelValues(source, string(reason)).Add(float64(n))
+	m.refusals.Add(uint64(n))
 }
+
+// Refused counts everything refused since the start.
+func (m *Metrics) Refused() uint64 { return m.refusals.Load() }
 
 // inForce resolves the counters of a new version set.
 func (m *Metrics) inForce(set *VersionSet) {

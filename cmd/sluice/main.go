@@ -40,10 +40,19 @@ type verb struct {
 // verbs lists the subcommands in the order of help.
 func verbs() []verb {
 	return []verb{
+		{"demo", "play the whole path in one process: vehicles, gate, cloud, an outage", demoVerb},
+		{"run", "run the gateway", runVerb},
 		{"init", "write a first configuration and its keys, or propose one from live traffic", initVerb},
 		{"lint", "report every problem of configuration and catalog files, offline", lintVerb},
 		{"schema", "print the JSON Schema of the configuration", schemaVerb},
 		{"echo", "print the effective configuration, secrets redacted", echoVerb},
+		{"explain", "decide one message and say why, without a journal", explainVerb},
+		{"filter", "decide messages from standard input and print what may leave", filterVerb},
+		{"journal", "what waits: stat, ls, check", journalVerb},
+		{"hold", "what is held for a person: ls", holdVerb},
+		{"audit", "the record log: verify", auditVerb},
+		{"keys", "make, list and export keys", cmdKeys},
+		{"open", "open encrypted fields on the recipient's side", cmdOpen},
 		{"version", "print version, commit, Go, plugin ABI and catalog versions", versionVerb},
 	}
 }

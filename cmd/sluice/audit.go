@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/audit"
+)
+
+func auditVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return subverb("audit", []verb{{"verify", "check the record log against its signed checkpoints", auditVerify}}, args, stdin, stdout, stderr)
+}
+
+// withIdentity adds to totals whether they add up.
+type withIdentity struct {
+	gateway.Totals
+	Identity bool `json:"identity"`
+}
+
+func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	var key string
+	r, status := parseReading("audit verify", args, stderr, func(fs *flag.FlagSet) {
+		fs.StringVar(&key, "key", "", "public key `FILE` of the log; key_dir has it under the gateway's name")
+	})
+	if r == nil {
+		return status
+	}
+	defer r.stop()
+	var report audit.Report
+	err := errNoGateway
+	if key == "" { // a key of the caller's is checked by the caller
+		err = ask(r.ctx, r.cfg, "audit/verify", nil, &report)
+	}
+	if errors.Is(err, errNoGateway) {
+		var p *audit.Report
+		if p, err = verifyLog(r.ctx, r.cfg, key); p != nil {
+			report = *p
+		}
+	}
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	if r.asJSON {
+		json.NewEncoder(stdout).Encode(report)
+	} else {
+		fmt.Fprintf(stdout, "%d decision records among %d; %d behind the newest checkpoint\n", report.Records, report.TreeSize, report.Unsigned)
+	}
+	if !report.OK {
+		for _, e := range report.Errors {
+			fail(stderr, errors.New(e))
+		}
+		return exitBad
+	}
+	if !r.asJSON {
+		fmt.Fprintln(stdout, "ok")
+	}
+	return exitGood
+}
+
+// verifyLog checks the log of a journal that no gateway has, and opens every body that is still stored.
+func verifyLog(ctx context.Context, cfg *Config, key string) (*audit.Report, error) {
+	verifier, err := logVerifier(cfg, key)
+	if err != nil {
+		return nil, err
+	}
+	checked, err := checkJournal(ctx, cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	j, err := offline(cfg)
+	if err != nil {
+		if checked.OK {
+			return nil, err
+		}
+		r := &audit.Report{Errors: []string{}}
+		for _, p := range checked.Problems {
+			r.Add("%s", p)
+		}
+		return r, nil
+	}
+	defer j.Close()
+	r, err := audit.Verify(ctx, j, verifier)
+	if err != nil {
+		return nil, err
+	}
+	if r.OK { // what the journal finds beyond the log: bodies, totals, cursors
+		for _, p := range checked.Problems {
+			r.Add("%s", p)
+		}
+	}
+	return r, nil
+}
+
+// verify checks the log of this gateway while it runs, and opens every body that waits.
+func (a *assembly) verify(ctx context.Context) (*audit.Report, error) {
+	verifier, err := logVerifier(a.cfg, "")
+	if err != nil {
+		return nil, err
+	}
+	r, err := audit.Verify(ctx, a.journal, verifier)
+	if err != nil {
+		return nil, err
+	}
+	end := a.journal.Size()
+	var batch []*gateway.Outbound
+	for _, u := range a.gateway.Set().Uplinks {
+		for at := a.journal.Cursor(u.Number); at < end && ctx.Err() == nil; {
+			if batch, err = a.journal.Read(u.Number, at, 256, 1<<20, batch[:0]); err != nil {
+				r.Add("read what waits for %s: %v", u.Name, err)
+				break
+			}
+			if len(batch) == 0 {
+				break
+			}
+			at = batch[len(batch)-1].Seq
+		}
+	}
+	return r, ctx.Err()
+}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"sort"
+	"strconv"
+	"time"
+
+	"github.com/sluice-edge/sluice/crypto/keyring"
+	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway/journal"
+)
+
+// maxListed bounds what journal ls and hold ls print.
+const maxListed = 10_000
+
+func journalVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return subverb("journal", []verb{
+		{"stat", "totals, and what waits for each uplink", journalStat},
+		{"ls", "messages that wait, oldest first, without their content", journalList},
+		{"check", "read everything and prove that it is whole", journalCheck},
+	}, args, stdin, stdout, stderr)
+}
+
+func holdVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return subverb("hold", []verb{{"ls", "messages held for a person, without their content", holdList}}, args, stdin, stdout, stderr)
+}
+
+// subverb runs the second word of a verb.
+func subverb(name string, list []verb, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		for _, v := range list {
+			if v.name == args[0] {
+				return v.run(args[1:], stdin, stdout, stderr)
+			}
+		}
+	}
+	err := fmt.Errorf("%s needs one of its verbs", name)
+	if len(args) > 0 && args[0] != "-h" && args[0] != "--help" {
+		err = fmt.Errorf("unknown verb %q of %s", args[0], name)
+	}
+	var hints []string
+	for _, v := range list {
+		hints = append(hints, fmt.Sprintf("sluice %s %s -c FILE: %s", name, v.name, v.help))
+	}
+	return usage(stderr, err, hints...)
+}
+
+// reading is what all verbs that read a journal share.
+type reading struct {
+	cfg    *Config
+	asJSON bool
+	limit  int
+	ctx    context.Context
+	stop   context.CancelFunc
+}
+
+// parseReading reads the flags of such a verb; a nil result comes with the exit status.
+func parseReading(name string, args []string, stderr io.Writer, more func(*flag.FlagSet)) (*reading, int) {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	file := fs.String("c", defaultConfigFile, "configuration `FILE`")
+	r := &reading{}
+	fs.BoolVar(&r.asJSON, "json", false, "print one JSON line")
+	fs.IntVar(&r.limit, "limit", 100, "print at most `N` lines")
+	if more != nil {
+		more(fs)
+	}
+	if err := fs.Parse(args); err != nil {
+		return nil, exitUsage
+	}
+	if fs.NArg() > 0 || r.limit < 1 || r.limit > maxListed {
+		return nil, usage(stderr, fmt.Errorf("%s takes flags only, and --limit from 1 to %d", name, maxListed), "sluice "+name+" -c "+*file)
+	}
+	if _, err := os.Stat(*file); err != nil {
+		return nil, fail(stderr, fmt.Errorf("read configuration: %w", err), "name it with -c FILE")
+	}
+	cfg, report := readConfig(*file)
+	if !report.OK() {
+		return nil, failProblems(stderr, report)
+	}
+	r.cfg = cfg
+	r.ctx, r.stop = signal.NotifyContext(context.Background(), os.Interrupt)
+	return r, exitGood
+}
+
+// offline opens the journal for reading when no gateway has it.
+func offline(cfg *Config) (*journal.Journal, error) {
+	keys, err := offlineKeys(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return journal.OpenReadOnly(cfg.DataDir, keys)
+}
+
+func offlineKeys(cfg *Config) ([]journal.Key, error) {
+	ring, err := keyring.Open(cfg.KeyDir)
+	if err != nil {
+		return nil, err
+	}
+	return atRestKeys(ring)
+}
+
+// offlineStat is journal stat from the files.
+func offlineStat(cfg *Config) (journal.Stat, error) {
+	j, err := offline(cfg)
+	if err != nil {
+		return journal.Stat{}, err
+	}
+	defer j.Close()
+	return j.Stat(), nil
+}
+
+// question asks the running gateway, or answers from the files when there is none.
+func question[T any](r *reading, name string, query url.Values, files func(*journal.Journal) (T, error)) (answer T, err error) {
+	if err = ask(r.ctx, r.cfg, name, query, &answer); !errors.Is(err, errNoGateway) {
+		return answer, err
+	}
+	j, err := offline(r.cfg)
+	if err != nil {
+		return answer, err
+	}
+	defer j.Close()
+	return files(j)
+}
+
+func journalStat(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	r, status := parseReading("journal stat", args, stderr, nil)
+	if r == nil {
+		return status
+	}
+	defer r.stop()
+	s, err := question(r, "journal/stat", nil, func(j *journal.Journal) (journal.Stat, error) { return j.Stat(), nil })
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	if r.asJSON {
+		type totals struct {
+			journal.Stat
+			Totals any `json:"totals"`
+		}
+		json.NewEncoder(stdout).Encode(totals{s, withIdentity{s.Totals, s.Totals.Identity()}})
+	} else {
+		printStat(stdout, &s)
+	}
+	if !s.Totals.Identity() {
+		return fail(stderr, errors.New("received is not the sum of the states"), "sluice journal check -c FILE finds out more")
+	}
+	return exitGood
+}
+
+func printStat(w io.Writer, s *journal.Stat) {
+	t := s.Totals
+	fmt.Fprintf(w, "received %d = waiting %d + held %d + forwarded %d + blocked %d", t.Received, t.Waiting, t.Held, t.Forwarded, t.Blocked)
+	for _, more := range []struct {
+		name string
+		n    uint64
+	}{{"rejected", t.Rejected}, {"expired", t.Expired}, {"dropped", t.Dropped}, {"dead", t.Dead}, {"erased", t.Erased}} {
+		if more.n > 0 {
+			fmt.Fprintf(w, " + %s %d", more.name, more.n)
+		}
+	}
+	fmt.Fprintf(w, "\nrecords %d in %d segments and %d archives, %d KiB; bodies %d KiB; on disk %d KiB\n",
+		s.Records, s.Segments, s.Archives, s.RecordBytes>>10, s.BodyBytes>>10, s.DiskBytes>>10)
+	names := make([]string, 0, len(s.Uplinks))
+	for name := range s.Uplinks {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		u := s.Uplinks[name]
+		oldest := ""
+		if !u.Oldest.IsZero() {
+			oldest = ", oldest " + u.Oldest.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "uplink %s: %d waiting, %d KiB%s\n", name, u.Messages, u.Bytes>>10, oldest)
+	}
+	if s.Full {
+		fmt.Fprintln(w, "full: nothing is taken in until an uplink drains it")
+	}
+}
+
+func journalList(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return list("journal ls", "journal/ls", args, stdout, stderr, (*journal.Journal).List)
+}
+
+func holdList(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return list("hold ls", "hold/ls", args, stdout, stderr, (*journal.Journal).ListHeld)
+}
+
+func list(name, query string, args []string, stdout, stderr io.Writer, files func(*journal.Journal, int) ([]journal.Listed, error)) int {
+	r, status := parseReading(name, args, stderr, nil)
+	if r == nil {
+		return status
+	}
+	defer r.stop()
+	entries, err := question(r, query, url.Values{"limit": {strconv.Itoa(r.limit)}}, func(j *journal.Journal) ([]journal.Listed, error) { return files(j, r.limit) })
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	if r.asJSON {
+		if entries == nil {
+			entries = []journal.Listed{}
+		}
+		json.NewEncoder(stdout).Encode(map[string]any{"messages": entries})
+		return exitGood
+	}
+	for _, e := range entries {
+		fmt.Fprintf(stdout, "%8d  %s  %-9s  %6d bytes  %s → %v  %s\n", e.Seq, e.Time.Format(time.RFC3339), e.Grade, e.Size, e.Source, e.Uplinks, e.ID)
+	}
+	if len(entries) == r.limit {
+		fmt.Fprintf(stdout, "the first %d; --limit shows more\n", r.limit)
+	}
+	return exitGood
+}
+
+func journalCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	r, status := parseReading("journal check", args, stderr, nil)
+	if r == nil {
+		return status
+	}
+	defer r.stop()
+	report, err := checkJournal(r.ctx, r.cfg, progressOn(stderr))
+	if errors.Is(err, journal.ErrLocked) {
+		return fail(stderr, err, "sluice audit verify -c FILE checks the log of a running gateway", "stop the gateway to have every file checked")
+	}
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	if r.asJSON {
+		json.NewEncoder(stdout).Encode(report)
+	} else {
+		fmt.Fprintf(stdout, "%d records, %d of them decisions; %d bodies opened; %d checkpoints, %d records behind the last\n",
+			report.Records, report.Decisions, report.Bodies, report.Checkpoints, report.Unsigned)
+	}
+	if !report.OK {
+		for _, p := range report.Problems {
+			fail(stderr, errors.New(p))
+		}
+		return exitBad
+	}
+	if !r.asJSON {
+		fmt.Fprintln(stdout, "ok")
+	}
+	return exitGood
+}
+
+// checkJournal checks the files of a journal that no gateway has.
+func checkJournal(ctx context.Context, cfg *Config, progress func(done, total uint64)) (journal.Report, error) {
+	keys, err := offlineKeys(cfg)
+	if err != nil {
+		return journal.Report{}, err
+	}
+	verifier, err := logVerifier(cfg, "")
+	if err != nil {
+		return journal.Report{}, err
+	}
+	return journal.Check(ctx, cfg.DataDir, keys, func(text []byte) (uint64, [32]byte, error) {
+		c, err := verifier.ParseVerify(text)
+		return c.Size, c.Root, err
+	}, progress)
+}
+
+// logVerifier reads the public key of the gateway's log, from a file or from key_dir.
+func logVerifier(cfg *Config, file string) (*signed.Verifier, error) {
+	if file == "" {
+		ring, err := keyring.Open(cfg.KeyDir)
+		if err != nil {
+			return nil, err
+		}
+		file = ring.PublicPath(cfg.Gateway)
+	}
+	pub, err := keyring.ReadPublic(file)
+	if err != nil {
+		return nil, err
+	}
+	vkey, err := pub.Verifier()
+	if err != nil {
+		return nil, err
+	}
+	return signed.NewVerifier(vkey)
+}
+
+// progressOn prints how far a check has come, every other second.
+func progressOn(w io.Writer) func(done, total uint64) {
+	next := time.Now().Add(2 * time.Second)
+	return func(done, total uint64) {
+		if now := time.Now(); now.After(next) {
+			next = now.Add(2 * time.Second)
+			fmt.Fprintf(w, "%d of %d records\n", done, total)
+		}
+	}
+}
+
+// queries are the questions that a running gateway answers.
+func (a *assembly) queries() map[string]func(context.Context, *http.Request) (any, error) {
+	limited := func(r *http.Request) int {
+		n, err := strconv.Atoi(r.URL.Query().Get("limit"))
+		if err != nil || n < 1 || n > maxListed {
+			return 100
+		}
+		return n
+	}
+	return map[string]func(context.Context, *http.Request) (any, error){
+		"journal/stat": func(context.Context, *http.Request) (any, error) {
+			s := a.journal.Stat()
+			s.Totals.Refused = a.metrics.Refused()
+			return s, nil
+		},
+		"journal/ls":   func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },
+		"hold/ls":      func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
+		"audit/verify": func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
+	}
+}

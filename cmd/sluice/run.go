@@ -1,0 +1,507 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sluice-edge/sluice/crypto/keyring"
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/console"
+	"github.com/sluice-edge/sluice/gateway/journal"
+	"github.com/sluice-edge/sluice/protocols/mqtt"
+)
+
+// Memory: a small live heap makes the collector run very often; it may let garbage grow further, within a bound that
+// leaves room on a 512 MB box. GOGC and GOMEMLIMIT override both.
+const (
+	gcPercent   = 400
+	memoryLimit = 192 << 20
+)
+
+// assembly is one gateway with all its parts joined.
+type assembly struct {
+	cfg        *Config
+	log        *slog.Logger
+	ring       *keyring.Ring
+	journal    *journal.Journal
+	gateway    *gateway.Gateway
+	metrics    *gateway.Metrics
+	forwarders []*gateway.Forwarder
+	sources    []*source
+	console    *console.Server
+	adminAddr  net.Addr
+
+	reloading sync.Mutex // serialises reload
+}
+
+// parts are what a gateway can be made of other than the configuration says: filter puts lines in the place of devices
+// and clouds. The zero value makes everything as configured.
+type parts struct {
+	uplink func(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error)
+	source func(c *SourceConfig, log *slog.Logger) (runner, error) // nil runner: nothing is taken in there
+	extra  runner
+}
+
+// runner is a source as run drives it.
+type runner interface {
+	gateway.Source
+	Listening() bool  // devices can connect
+	ReloadTLS() error // read the certificates again
+}
+
+// source is a source with what readyz says of it.
+type source struct {
+	name string
+	runner
+	mu   sync.Mutex // guards down
+	down error
+}
+
+func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("run", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	file := fs.String("c", defaultConfigFile, "configuration `FILE`")
+	verbose := fs.Bool("v", false, "log more")
+	if err := fs.Parse(args); err != nil {
+		return exitUsage
+	}
+	if fs.NArg() > 0 {
+		return usage(stderr, fmt.Errorf("run takes no arguments"), "sluice run -c "+*file)
+	}
+	cfg, status := configured(*file, stderr)
+	if cfg == nil {
+		return status
+	}
+	level := slog.LevelInfo
+	if *verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	harden(log)
+	tuneMemory()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a, err := assemble(cfg, log, parts{})
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() { // ends with the process
+		for range hup {
+			if err := a.reload("signal"); err != nil {
+				log.Error("reload refused, the old configuration stays in force", "err", err)
+			}
+		}
+	}()
+	if err := a.Run(ctx); err != nil {
+		return fail(stderr, err)
+	}
+	return exitGood
+}
+
+// configured loads a configuration and prints every problem; without a usable one it returns nil and the exit status.
+func configured(file string, stderr io.Writer) (*Config, int) {
+	if _, err := os.Stat(file); err != nil {
+		return nil, fail(stderr, fmt.Errorf("read configuration: %w", err), "sluice init --dir DIR writes a first one", "name it with -c FILE")
+	}
+	cfg, report := loadConfig(file, time.Now())
+	if status := failProblems(stderr, report); status != exitGood {
+		return nil, status
+	}
+	return cfg, exitGood
+}
+
+// hintFor says what to type about errors that people meet often.
+func hintFor(err error) []string {
+	var file *keyring.FileError
+	switch {
+	case errors.Is(err, journal.ErrLocked):
+		return []string{"another gateway runs on this data_dir; stop it first"}
+	case errors.As(err, &file):
+		return []string{file.Hint()}
+	}
+	return nil
+}
+
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
+	}
+}
+
+// assemble joins the parts of a gateway and puts the first version set in force. Nothing listens yet.
+func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error) {
+	if with.uplink == nil {
+		with.uplink = newUplink
+	}
+	if with.source == nil {
+		with.source = newSource
+	}
+	a := &assembly{cfg: cfg, log: log}
+	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
+		return nil, err
+	}
+	created, err := ensureKeys(cfg, a.ring)
+	if err != nil {
+		return nil, err
+	}
+	a.metrics = gateway.NewMetrics(sourceNames(cfg), uplinkNames(cfg), pluginNames(cfg), readVersion().Version)
+	if err := a.openJournal(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.journal.Close()
+		}
+	}()
+	a.gateway = gateway.New(gateway.Options{Journal: a.journal, NextID: a.journal.NextID, Metrics: a.metrics, Log: log})
+	set, err := buildSet(cfg, a.surroundings(cfg, "start"))
+	if err != nil {
+		return nil, err
+	}
+	a.gateway.Swap(set)
+	a.note(cfg, set)
+	for _, id := range created {
+		a.event(map[string]string{"event": "key created", "id": id})
+		log.Info("key created", "id", id)
+	}
+	numbers := map[string]int{}
+	for i := range set.Uplinks {
+		u := &set.Uplinks[i]
+		numbers[u.Name] = u.Number
+		up, err := with.uplink(u.Name, &cfg.Uplinks[i], log)
+		if err != nil {
+			return nil, err
+		}
+		a.forwarders = append(a.forwarders, gateway.NewForwarder(u.Name, u.Number, up, a.journal, a.metrics, log))
+	}
+	a.metrics.Journal(&journalNumbers{Journal: a.journal, limit: int64(cfg.Audit.MaxSize)}, sourceNames(cfg), numbers)
+	for i := range cfg.Sources {
+		s, err := with.source(&cfg.Sources[i], log)
+		if err != nil {
+			return nil, err
+		}
+		if s != nil {
+			a.sources = append(a.sources, &source{name: cfg.Sources[i].Name, runner: s})
+		}
+	}
+	if with.extra != nil {
+		a.sources = append(a.sources, &source{name: "standard input", runner: with.extra})
+	}
+	return a, a.openConsole()
+}
+
+// newSource makes the source that the configuration names.
+func newSource(c *SourceConfig, log *slog.Logger) (runner, error) {
+	if c.MQTT != nil {
+		s, err := mqtt.NewSource(c.Name, *c.MQTT, log)
+		return device{s}, err
+	}
+	return nil, fmt.Errorf("source %q: no protocol (have mqtt)", c.Name)
+}
+
+// newUplink makes the uplink that the configuration names.
+func newUplink(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error) {
+	if c.MQTT != nil {
+		return mqtt.NewUplink(name, *c.MQTT, log)
+	}
+	return nil, fmt.Errorf("uplink %q: no protocol (have mqtt)", name)
+}
+
+// ensureKeys creates the keys that only this gateway uses, and returns the ids of those that are new.
+func ensureKeys(cfg *Config, ring *keyring.Ring) (created []string, err error) {
+	need := []struct {
+		use keyring.Use
+		id  string
+	}{{keyring.AtRest, atRestKey}, {keyring.Audit, cfg.Gateway}}
+	for _, d := range cfg.TokenDomains {
+		need = append(need, struct {
+			use keyring.Use
+			id  string
+		}{keyring.Token, d.Key})
+	}
+	for _, n := range need {
+		isNew, err := ring.Ensure(n.use, n.id)
+		if err != nil {
+			return created, err
+		}
+		if isNew {
+			created = append(created, n.id)
+		}
+	}
+	return created, nil
+}
+
+func (a *assembly) openJournal() error {
+	keys, err := atRestKeys(a.ring)
+	if err != nil {
+		return err
+	}
+	sign, err := checkpointSigner(a.cfg, a.ring)
+	if err != nil {
+		return err
+	}
+	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
+		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
+		CheckpointEvery: a.cfg.Audit.CheckpointEvery,
+		OnCommit:        func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
+	return err
+}
+
+// surroundings are those of a gateway that runs.
+func (a *assembly) surroundings(cfg *Config, by string) surroundings {
+	return surroundings{
+		number: a.journal.Number,
+		tokenKey: func(id string) ([]byte, error) {
+			k, err := a.ring.Private(keyring.Token, id)
+			if err != nil {
+				return nil, err
+			}
+			defer k.Destroy()
+			return append([]byte(nil), k.Secret()...), nil
+		},
+		control: a.gateway.Control,
+		observe: func(filter string) func(time.Duration) {
+			o := a.metrics.FilterTimer(filter)
+			return func(d time.Duration) { o.Observe(d.Seconds()) }
+		},
+		set: a.journal.Size() + 1, // rises with every change record
+		by:  by, log: a.log,
+	}
+}
+
+// note shows in the metrics what is in force.
+func (a *assembly) note(cfg *Config, set *gateway.VersionSet) {
+	catalogs, err := loadCatalogs(cfg)
+	for _, c := range catalogs {
+		a.metrics.Catalog(c.Name, strconv.Itoa(c.Version))
+	}
+	if err != nil {
+		a.log.Error("read catalogs for metrics", "err", err)
+	}
+	for _, f := range set.Filters {
+		if p, ok := f.Filter.(interface {
+			Version() string
+			Digest() string
+		}); ok {
+			a.metrics.Plugin(f.Filter.Name(), p.Version(), p.Digest())
+		}
+	}
+}
+
+func (a *assembly) event(detail map[string]string) {
+	b, err := json.Marshal(detail)
+	if err != nil {
+		panic("sluice: event cannot be written as JSON: " + err.Error())
+	}
+	a.gateway.Event(b)
+}
+
+// reload reads the configuration again and puts catalogs, policy, plugins and keys in force. Where devices and clouds
+// connect, and where things are kept, needs a restart; a change of that is refused as a whole.
+func (a *assembly) reload(by string) (err error) {
+	a.reloading.Lock()
+	defer a.reloading.Unlock()
+	defer func() { a.metrics.Reloaded(err == nil) }()
+	cfg, report := loadConfig(a.cfg.file, time.Now())
+	if err := report.Err(); err != nil {
+		return err
+	}
+	if what := needsRestart(a.cfg, cfg); what != "" {
+		return fmt.Errorf("reload configuration: %s changed, which needs a restart", what)
+	}
+	created, err := ensureKeys(cfg, a.ring)
+	if err != nil {
+		return err
+	}
+	set, err := buildSet(cfg, a.surroundings(cfg, by))
+	if err != nil {
+		return err
+	}
+	a.gateway.Swap(set)
+	a.note(cfg, set)
+	a.cfg = cfg
+	for _, id := range created {
+		a.event(map[string]string{"event": "key created", "id": id})
+	}
+	for _, s := range a.sources {
+		if err := s.ReloadTLS(); err != nil {
+			return err
+		}
+	}
+	a.log.Info("configuration reloaded", "set", set.Number)
+	return nil
+}
+
+// needsRestart names the first part of the configuration that differs and cannot be exchanged while running.
+func needsRestart(old, new *Config) string {
+	for _, part := range []struct {
+		name     string
+		old, new any
+	}{
+		{"gateway", old.Gateway, new.Gateway}, {"data_dir", old.DataDir, new.DataDir}, {"key_dir", old.KeyDir, new.KeyDir},
+		{"sources", old.Sources, new.Sources}, {"uplinks", old.Uplinks, new.Uplinks},
+		{"journal", old.Journal, new.Journal}, {"audit", old.Audit, new.Audit}, {"admin", old.Admin, new.Admin},
+	} {
+		a, errA := json.Marshal(part.old)
+		b, errB := json.Marshal(part.new)
+		if errA != nil || errB != nil || string(a) != string(b) {
+			return part.name
+		}
+	}
+	return ""
+}
+
+// Run serves until ctx ends, then stops in order: sources finish and acknowledge what they have in hand, forwarders
+// commit what was acknowledged, the journal signs a last checkpoint.
+func (a *assembly) Run(ctx context.Context) error {
+	later, stopLater := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLater()
+	sourcesCtx, stopSources := context.WithCancel(ctx)
+	defer stopSources()
+	var sources, others sync.WaitGroup
+	errs := make(chan error, len(a.sources)+len(a.forwarders)+1)
+	for _, s := range a.sources {
+		sources.Go(func() {
+			if err := s.Run(sourcesCtx, a.gateway); err != nil {
+				s.mu.Lock()
+				s.down = err
+				s.mu.Unlock()
+				errs <- fmt.Errorf("source %q: %w", s.name, err)
+				stopSources() // a gateway that half its devices cannot reach does not look alive
+			}
+		})
+	}
+	for _, f := range a.forwarders {
+		others.Go(func() { f.Run(later) })
+	}
+	others.Go(func() {
+		if err := a.console.Run(later); err != nil {
+			errs <- err
+			stopSources()
+		}
+	})
+	a.log.Info("gateway runs", "gateway", a.cfg.Gateway)
+	sources.Wait()
+	a.gateway.Event([]byte(`{"event":"stop"}`))
+	a.gateway.Close()
+	stopLater()
+	others.Wait()
+	os.Remove(a.socket())
+	if err := a.journal.Close(); err != nil {
+		errs <- err
+	}
+	a.log.Info("gateway stopped")
+	close(errs)
+	var all []error
+	for err := range errs {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func (a *assembly) socket() string { return adminSocket(a.cfg) }
+
+// adminSocket is where a running gateway answers the command line.
+func adminSocket(cfg *Config) string { return filepath.Join(cfg.DataDir, "admin.sock") }
+
+// openConsole opens the admin socket and, when configured, the TCP listener.
+func (a *assembly) openConsole() error {
+	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Log: a.log,
+		Reload: func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
+	if err := a.console.ListenSocket(a.socket()); err != nil {
+		return err
+	}
+	if a.cfg.Admin.Listen == "" {
+		return nil
+	}
+	var err error
+	a.adminAddr, err = a.console.Listen(a.cfg.Admin.Listen, a.cfg.Admin.Pprof)
+	return err
+}
+
+// ready lists what must hold for the gateway to do its job. An absent uplink is no reason not to be ready: that is what
+// the journal is for.
+func (a *assembly) ready() []console.Condition {
+	list := []console.Condition{{Name: "journal", OK: a.journal.Writable()}, {Name: "version set", OK: a.gateway.Set() != nil}}
+	if !list[0].OK {
+		list[0].Detail = "the disk refuses to write: nothing is acknowledged"
+	} else if a.journal.Full() {
+		list[0].Detail = "full: nothing is taken in until an uplink drains it"
+	}
+	insecure := insecureSources(a.cfg)
+	for _, s := range a.sources {
+		s.mu.Lock()
+		c := console.Condition{Name: "source " + s.name, OK: s.down == nil && s.Listening()}
+		if s.down != nil {
+			c.Detail = s.down.Error()
+		}
+		s.mu.Unlock()
+		for _, name := range insecure {
+			if name == s.name {
+				c.Detail = "insecure: plain or anonymous traffic from elsewhere is taken in"
+			}
+		}
+		list = append(list, c)
+	}
+	return list
+}
+
+func sourceNames(cfg *Config) []string {
+	var names []string
+	for _, s := range cfg.Sources {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func uplinkNames(cfg *Config) []string {
+	var names []string
+	for _, u := range cfg.Uplinks {
+		names = append(names, u.Name)
+	}
+	return names
+}
+
+func pluginNames(cfg *Config) []string {
+	var names []string
+	for _, p := range cfg.Plugins {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// device is an MQTT source as run drives it.
+type device struct{ *mqtt.Source }
+
+// Listening implements runner.
+func (d device) Listening() bool { return d.Addr() != nil }
+
+// refuses says why the message's source would not take it in, "" when it would.
+func (c *Config) refuses(m *gateway.Message) gateway.Refusal {
+	for i := range c.Sources {
+		if s := &c.Sources[i]; s.Name == m.Source && s.MQTT != nil {
+			return s.MQTT.Refuses(m.Client, m.Topic, len(m.Payload))
+		}
+	}
+	return gateway.RefusedNotPermitted
+}
