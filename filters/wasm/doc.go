@@ -52,7 +52,7 @@
 // findings), and anything else its decoded text. The payload needs read.payload.
 //
 // Example: {"lat":39.9,"lon":116.4} on topic "t", two findings of category 1 with the value granted: header, 64 bytes of findings, "t" at
-// 128, padding, the position at 136 (20 bytes), "lat" at 156, padding, "lon" at 160, padding: record_len 168.
+// 128, padding, the position at 136 (20 bytes), "lat" at 156, "lon" at 159, padding: record_len 168.
 //
 // # Verdict
 //

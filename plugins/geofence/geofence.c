@@ -43,11 +43,9 @@ static uint8_t configured, label_message, unreadable_is_important;
 
 /* cosine of degrees in [-90, 90], to 1e-12 */
 static double cosine(double degrees) {
-	double x = degrees * RADIAN, q = x * x, sum = 1, term = 1;
-	for (int k = 1; k <= 10; k++) {
-		term *= -q / ((2 * k - 1) * (2 * k));
-		sum += term;
-	}
+	static const double step[] = {1 / 2., 1 / 12., 1 / 30., 1 / 56., 1 / 90., 1 / 132., 1 / 182., 1 / 240., 1 / 306., 1 / 380.};
+	double x = degrees * RADIAN, q = x * x, sum = 1;
+	for (int k = 9; k >= 0; k--) sum = 1 - q * step[k] * sum;
 	return sum;
 }
 
