@@ -83,3 +83,6 @@ func where(m *gateway.Message, b *gateway.Body, p gateway.Place) string {
 	}
 	return "body"
 }
+
+// jsonOK reports whether decode can read raw.
+func jsonOK(raw string) bool { return jsontext.Value(raw).IsValid() }

@@ -270,7 +270,7 @@ func (c *Classifier) leaf(s *scratch, b *gateway.Body, i int, class *gateway.Cla
 	if found && len(class.Findings) > first { // both halves are one finding
 		class.Positions = append(class.Positions, gateway.Position{Lat: written.lat, Lon: written.lon, LatFind: int32(first), LonFind: int32(first)})
 	}
-	if half != nil {
+	if half != nil && (half.conf != weak || len(list) == 0 || known.has(gnss)) { // else the keys say that it is no position
 		half.first, half.n = int32(first), int32(len(class.Findings)-first)
 	}
 }

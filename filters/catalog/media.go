@@ -92,14 +92,14 @@ func judgeHead(p []byte, long bool, h *hits) {
 	}
 }
 
-// decodeBase64 decodes the head of s, either alphabet, and returns how many bytes it gave; 0 when it is no Base64.
+// decodeBase64 decodes the head of s, either alphabet, and returns how many bytes it gave.
 func decodeBase64(dst, s []byte) (n int) {
 	for ; len(s) >= 4 && n+3 <= len(dst); s = s[4:] {
 		var w uint32
 		for _, c := range s[:4] {
 			v := base64Value(c)
 			if v < 0 {
-				return 0
+				return n
 			}
 			w = w<<6 | uint32(v)
 		}
@@ -128,7 +128,7 @@ func base64Value(c byte) int {
 func decodeHex(dst, s []byte) (n int) {
 	for ; len(s) >= 2 && n < len(dst); s = s[2:] {
 		if !isHex(s[0]) || !isHex(s[1]) {
-			return 0
+			return n
 		}
 		dst[n] = hexValue(s[0])<<4 | hexValue(s[1])
 		n++
