@@ -26,19 +26,21 @@ type frame struct {
 
 // scratch is the memory of one classification, reused.
 type scratch struct {
-	infos  []*key // by node
-	halves []half
-	datums []datumAt
-	loose  int32
-	frames []frame
-	path   []int32
-	covers []cover
-	start  int // covers from here on hold at the node in hand
-	topics []cover
-	chosen []cover
-	folded []byte
-	level  []byte
-	trace  *[]Reason // when somebody asks why
+	infos   []*key // by node
+	halves  []half
+	datums  []datumAt
+	loose   int32
+	frames  []frame
+	path    []int32
+	covers  []cover
+	start   int // covers from here on hold at the node in hand
+	topics  []cover
+	chosen  []cover
+	folded  []byte
+	level   []byte
+	decoded []byte    // of an encoded text
+	inside  bool      // while that is looked at
+	trace   *[]Reason // when somebody asks why
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}

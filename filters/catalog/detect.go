@@ -140,6 +140,9 @@ func (s *scratch) detect(raw []byte, h *hits) (p point, found bool) {
 	if len(t.s) >= shortestMedia {
 		findMedia(t.s, h)
 		findCredential(&t, h)
+		if !s.inside && !high {
+			s.findEmbedded(&t, h)
+		}
 	}
 	return p, found
 }
