@@ -330,7 +330,7 @@ func TestADecisionKeepsNothingOfTheLastOne(t *testing.T) {
 		return nil
 	}}}}
 	reused := new(Decision)
-	for range 3000 {
+	for range 800 {
 		body := whole[r.IntN(len(whole))]
 		if r.IntN(4) > 0 {
 			picked := make([]string, 1+r.IntN(6))
@@ -387,7 +387,7 @@ func told(t *testing.T, s *VersionSet, d *Decision) string {
 // The work for a message grows with its size, not with the square of it: a device chooses the size.
 func TestALargeBodyIsDecidedInLinearTime(t *testing.T) {
 	var body strings.Builder
-	const members = 60_000
+	const members = 20_000
 	for i := range members {
 		if i > 0 {
 			body.WriteByte(';')

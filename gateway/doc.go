@@ -54,6 +54,6 @@
 //
 // # Goroutines
 //
-// The package starts two per Forwarder.Run, the settler and a watcher per link; both end before Run returns. Deciding
-// runs in the callers of Admit.
+// The package starts two per Forwarder.Run, the settler and a watcher per link; both end before Run returns, up to a
+// second after its context. Deciding runs in the callers of Admit.
 package gateway

@@ -14,6 +14,7 @@ const (
 	readAhead      = 256     // messages read from the journal at once
 	readAheadBytes = 1 << 20 // and about as many bytes
 	maxUnsettled   = 1 << 14 // acknowledged messages whose delivery record is not yet committed
+	unsettledBytes = 8 << 20 // and about as many bytes of them
 	firstRetry     = 200 * time.Millisecond
 	lastRetry      = 30 * time.Second
 	stopGrace      = time.Second // what is on the wire when the gateway stops may still be acknowledged
@@ -34,9 +35,12 @@ type Forwarder struct {
 	mu      sync.Mutex    // guards the fields below
 	sent    []*Outbound   // on the wire, oldest first
 	acked   []*Outbound   // acknowledged, delivery record not yet committed
+	size    int           // bytes of what is acknowledged and whose delivery record is not yet committed
 	last    uint64        // seq of the newest acknowledged message
+	give    func()        // ends the use of the link
 	settled chan struct{} // closed and renewed when acked shrank
-	wake    chan struct{} // tells the settler that acked grew
+
+	wake chan struct{} // tells the settler that acked grew
 }
 
 // NewForwarder joins an uplink with the journal; number is the journal's.
@@ -47,11 +51,17 @@ func NewForwarder(name string, number int, uplink Uplink, journal Journal, metri
 
 // Run forwards until ctx ends, then waits a moment for what is on the wire and commits what was acknowledged.
 func (f *Forwarder) Run(ctx context.Context) error {
-	settling, stop := context.WithCancel(context.WithoutCancel(ctx))
+	settling, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	last := make(chan struct{})
 	var settler sync.WaitGroup
-	settler.Go(func() { f.settle(settling) })
-	defer settler.Wait()
-	defer stop()
+	settler.Go(func() { f.settle(settling, last) })
+	defer func() {
+		close(last)
+		grace := time.AfterFunc(stopGrace, giveUp)
+		settler.Wait()
+		grace.Stop()
+		giveUp()
+	}()
 
 	retry, up := firstRetry, true
 	for ctx.Err() == nil {
@@ -83,11 +93,11 @@ func (f *Forwarder) Run(ctx context.Context) error {
 
 // drain sends over one link until it breaks or ctx ends.
 func (f *Forwarder) drain(ctx context.Context, link Link) error {
+	linked, cancel := context.WithCancel(ctx)
 	f.mu.Lock()
-	f.sent = f.sent[:0]
+	f.sent, f.give = f.sent[:0], cancel
 	position := f.last
 	f.mu.Unlock()
-	linked, cancel := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
 	defer cancel()
@@ -100,7 +110,7 @@ func (f *Forwarder) drain(ctx context.Context, link Link) error {
 	})
 	var batch []*Outbound
 	for {
-		if err := f.room(linked); err != nil {
+		if f.room(linked) != nil {
 			break
 		}
 		var err error
@@ -124,6 +134,7 @@ func (f *Forwarder) drain(ctx context.Context, link Link) error {
 				if ctx.Err() == nil {
 					return err
 				}
+				f.unsent(o)
 				break
 			}
 			position = o.Seq
@@ -137,6 +148,15 @@ func (f *Forwarder) drain(ctx context.Context, link Link) error {
 	}
 	f.lastCall(link)
 	return ctx.Err()
+}
+
+// unsent takes back the newest message on the wire: the gateway stops and nobody will acknowledge it.
+func (f *Forwarder) unsent(o *Outbound) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.sent); n > 0 && f.sent[n-1] == o {
+		f.sent = f.sent[:n-1]
+	}
 }
 
 // lastCall waits a moment for acknowledgements of what is on the wire.
@@ -166,7 +186,7 @@ func (f *Forwarder) lastCall(link Link) {
 func (f *Forwarder) room(ctx context.Context) error {
 	for {
 		f.mu.Lock()
-		full, settled := len(f.acked) >= maxUnsettled, f.settled
+		full, settled := len(f.acked) >= maxUnsettled || f.size >= unsettledBytes, f.settled
 		f.mu.Unlock()
 		if !full {
 			return ctx.Err()
@@ -179,18 +199,21 @@ func (f *Forwarder) room(ctx context.Context) error {
 	}
 }
 
-// onAck takes an acknowledgement from the link: of the oldest message on the wire, or of nothing that we sent.
+// onAck takes an acknowledgement from the link: of the oldest message on the wire, or of nothing that we sent. One that
+// leaves out older messages is worth nothing, and neither is the link: they are sent again on another.
 func (f *Forwarder) onAck(seq uint64) {
 	f.mu.Lock()
 	if len(f.sent) == 0 || f.sent[0].Seq != seq {
+		if len(f.sent) > 0 && seq > f.sent[0].Seq {
+			f.give()
+		}
 		f.mu.Unlock()
 		f.log.Error("uplink acknowledged out of order, ignored", "uplink", f.name, "seq", seq)
 		return
 	}
 	o := f.sent[0]
 	f.sent = f.sent[1:]
-	o.Payload = nil // only who and where it was still count
-	f.acked, f.last = append(f.acked, o), seq
+	f.acked, f.last, f.size = append(f.acked, o), seq, f.size+len(o.Payload)
 	f.mu.Unlock()
 	select {
 	case f.wake <- struct{}{}:
@@ -198,54 +221,48 @@ func (f *Forwarder) onAck(seq uint64) {
 	}
 }
 
-// settle commits delivery records, one at a time: what is acknowledged during one commit shares the next. When ctx ends
-// it commits the last range and returns; what it cannot commit stays waiting and is sent once more.
-func (f *Forwarder) settle(ctx context.Context) {
-	for {
+// settle commits delivery records, one at a time: what is acknowledged during one commit shares the next. When last is
+// closed it commits the last range and returns; when ctx ends it returns. What it cannot commit stays waiting and is
+// sent once more.
+func (f *Forwarder) settle(ctx context.Context, last <-chan struct{}) {
+	for ending := false; ; {
 		f.mu.Lock()
 		batch := f.acked
 		f.acked = nil
 		f.mu.Unlock()
-		if len(batch) > 0 {
+		switch {
+		case len(batch) > 0:
 			if !f.deliver(ctx, batch) {
 				return
 			}
-			continue
-		}
-		select {
-		case <-f.wake:
-		case <-ctx.Done():
-			f.mu.Lock()
-			batch = f.acked
-			f.acked = nil
-			f.mu.Unlock()
-			if len(batch) > 0 {
-				f.deliver(ctx, batch)
-			}
+		case ending:
 			return
+		default:
+			select {
+			case <-f.wake:
+			case <-last:
+				ending = true
+			}
 		}
 	}
 }
 
-// deliver commits one delivery record; it tries again until that succeeds, or, once ctx has ended, for a moment.
+// deliver commits one delivery record; it tries again until that succeeds or ctx ends.
 func (f *Forwarder) deliver(ctx context.Context, batch []*Outbound) bool {
 	for {
-		attempt, cancel := ctx, context.CancelFunc(func() {})
-		if ctx.Err() != nil {
-			attempt, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
-		}
-		err := f.journal.Delivered(attempt, f.number, batch)
-		cancel()
+		err := f.journal.Delivered(ctx, f.number, batch)
 		if err == nil {
 			break
 		}
 		f.log.Error("commit delivery record", "uplink", f.name, "err", err)
-		if ctx.Err() != nil {
+		if sleep(ctx, firstRetry); ctx.Err() != nil {
 			return false
 		}
-		sleep(ctx, firstRetry)
 	}
 	f.mu.Lock()
+	for _, o := range batch {
+		f.size -= len(o.Payload)
+	}
 	close(f.settled)
 	f.settled = make(chan struct{})
 	f.mu.Unlock()

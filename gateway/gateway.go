@@ -26,7 +26,7 @@ type Gateway struct {
 	metrics *Metrics
 	log     *slog.Logger
 	set     atomic.Pointer[inForce]
-	swap    sync.Mutex // serialises Swap
+	swap    sync.Mutex // serialises Swap and Close
 	inHand  *semaphore.Weighted
 	scratch sync.Pool // *Decision
 	closed  atomic.Bool
@@ -128,10 +128,15 @@ func (g *Gateway) use() *inForce {
 }
 
 // Swap puts a version set in force: its change record is handed to the journal first, so that it stands before every
-// decision that names it. Batches in hand are finished by the old set, which is then closed.
+// decision that names it. Batches in hand are finished by the old set, which is then closed. After Close it only closes
+// the set.
 func (g *Gateway) Swap(set *VersionSet) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
+	if g.closed.Load() {
+		(&inForce{VersionSet: set}).retire()
+		return
+	}
 	now, trusted := g.clock()
 	rec := AppendRecord(nil, &Record{Kind: ChangeRecord, Time: now, Trusted: trusted, Set: set.Number, Detail: set.Describe()})
 	g.journal.Append([]*Entry{{Record: rec}}, func(uint64, error) {})
@@ -175,6 +180,8 @@ func (g *Gateway) Control(detail []byte, uplinks UplinkSet, topic string, payloa
 
 // Close ends admission; what is in hand is finished. The journal is the caller's to close.
 func (g *Gateway) Close() {
+	g.swap.Lock()
+	defer g.swap.Unlock()
 	g.closed.Store(true)
 	g.set.Swap(nil).retire()
 }

@@ -9,7 +9,7 @@ import (
 func everyOperation() []Operation {
 	ops := []Operation{plain(Pass), plain(Remove), plain(Hold), plain(Block), {}, {Action: Pass}}
 	var inner []Operation
-	for _, d := range []int8{-1, 0, 3} {
+	for _, d := range []int8{-1, 3} {
 		for _, p := range []int16{-1, 4} {
 			for _, b := range []time.Duration{0, 2 * time.Hour, 3 * time.Hour, 1<<62 - 57} {
 				inner = append(inner, Operation{Action: Generalize, Decimals: d, Prefix: p, Bucket: b})

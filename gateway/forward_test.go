@@ -1,0 +1,475 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// spool is the forwarder's side of a journal: messages 1, 2, 3 … wait, and deliveries must follow the cursor.
+type spool struct {
+	Journal // the rest is not used
+
+	mu       sync.Mutex
+	size     uint64
+	cursor   uint64
+	ranges   [][2]uint64
+	more     chan struct{}
+	payload  []byte
+	readErr  error
+	deliver  func(ctx context.Context) error // before the commit; may fail
+	problems []string
+}
+
+func newSpool(n uint64) *spool { return &spool{size: n, more: make(chan struct{})} }
+
+func (s *spool) add(n uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.size += n
+	close(s.more)
+	s.more = make(chan struct{})
+}
+
+func (s *spool) Cursor(int) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursor
+}
+
+func (s *spool) Read(_ int, after uint64, most, _ int, out []*Outbound) ([]*Outbound, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.readErr; err != nil {
+		s.readErr = nil
+		return out, err
+	}
+	for seq := after + 1; seq <= s.size && most > 0; seq++ {
+		out = append(out, &Outbound{Seq: seq, Payload: s.payload})
+		most--
+	}
+	return out, nil
+}
+
+func (s *spool) Await(ctx context.Context, _ int, after uint64) error {
+	for {
+		s.mu.Lock()
+		ready, more := s.size > after, s.more
+		s.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *spool) Delivered(ctx context.Context, _ int, acked []*Outbound) error {
+	if s.deliver != nil {
+		if err := s.deliver(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, o := range acked {
+		if o.Seq != s.cursor+uint64(i)+1 {
+			s.problems = append(s.problems, fmt.Sprintf("delivery of %d behind %d", o.Seq, s.cursor+uint64(i)))
+		}
+		if len(o.Payload) != len(s.payload) {
+			s.problems = append(s.problems, "a message changed before its delivery was committed")
+		}
+	}
+	s.ranges = append(s.ranges, [2]uint64{acked[0].Seq, acked[len(acked)-1].Seq})
+	s.cursor = acked[len(acked)-1].Seq
+	return nil
+}
+
+// cloud is an uplink whose links do what a test says.
+type cloud struct {
+	mu      sync.Mutex
+	open    func(n int) error // before the n-th link, from 1
+	onSend  func(l *wire, seq uint64)
+	links   []*wire
+	current *wire
+	window  int // messages without an acknowledgement; 0: no limit
+}
+
+// wire is one link.
+type wire struct {
+	acked  func(uint64)
+	mu     sync.Mutex
+	sent   []uint64
+	acks   uint64 // newest acknowledged
+	broken chan struct{}
+	closed bool
+	ready  chan struct{} // a token per place in the window
+	cloud  *cloud
+}
+
+func (c *cloud) Open(_ context.Context, acked func(uint64)) (Link, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := &wire{acked: acked, broken: make(chan struct{}), cloud: c}
+	c.links = append(c.links, w)
+	if c.open != nil {
+		if err := c.open(len(c.links)); err != nil {
+			return nil, err
+		}
+	}
+	if c.window > 0 {
+		w.ready = make(chan struct{}, c.window)
+	}
+	c.current = w
+	return w, nil
+}
+
+func (w *wire) Send(ctx context.Context, o *Outbound) error {
+	if w.ready != nil {
+		select {
+		case w.ready <- struct{}{}:
+		case <-w.broken:
+			return errors.New("broken pipe")
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	select {
+	case <-w.broken:
+		return errors.New("broken pipe")
+	default:
+	}
+	w.mu.Lock()
+	w.sent = append(w.sent, o.Seq)
+	w.mu.Unlock()
+	if w.cloud.onSend != nil {
+		w.cloud.onSend(w, o.Seq)
+	}
+	return nil
+}
+
+// ack acknowledges everything up to seq, in order.
+func (w *wire) ack(seq uint64) {
+	w.mu.Lock()
+	var up []uint64
+	for _, s := range w.sent {
+		if s > w.acks && s <= seq && !w.closed {
+			up, w.acks = append(up, s), s
+		}
+	}
+	w.mu.Unlock()
+	for _, s := range up {
+		w.acked(s)
+		if w.ready != nil {
+			<-w.ready
+		}
+	}
+}
+
+func (w *wire) snap() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.broken:
+	default:
+		close(w.broken)
+	}
+}
+
+func (w *wire) Broken() <-chan struct{} { return w.broken }
+
+func (w *wire) Close() error {
+	w.snap()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	return nil
+}
+
+// forwarding runs a forwarder in a bubble; stop ends it and returns how long it took to end. A goroutine that it leaves
+// behind is a deadlock of the bubble.
+func forwarding(s *spool, c *cloud) (stop func() time.Duration) {
+	f := NewForwarder("tsp", 0, c, s, NewMetrics(nil, []string{"tsp"}, nil, ""), quiet)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.Run(ctx)
+	}()
+	return func() time.Duration {
+		began := time.Now()
+		cancel()
+		<-done
+		return time.Since(began)
+	}
+}
+
+func (s *spool) check(t *testing.T, cursor uint64) {
+	t.Helper()
+	for _, p := range s.problems {
+		t.Error(p)
+	}
+	if s.cursor != cursor {
+		t.Errorf("delivered up to %d, want %d", s.cursor, cursor)
+	}
+}
+
+func upTo(first, last uint64) []uint64 {
+	var out []uint64
+	for ; first <= last; first++ {
+		out = append(out, first)
+	}
+	return out
+}
+
+func TestForwardInOrderAndOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(1000), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		stop := forwarding(s, c)
+		synctest.Wait()
+		s.add(1000)
+		synctest.Wait()
+		stop()
+		s.check(t, 2000)
+		if len(c.links) != 1 || !slices.Equal(c.links[0].sent, upTo(1, 2000)) {
+			t.Errorf("%d links, first sent %d messages", len(c.links), len(c.links[0].sent))
+		}
+	})
+}
+
+func TestWhatIsAcknowledgedDuringACommitSharesTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(100), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		s.deliver = func(context.Context) error { time.Sleep(10 * time.Millisecond); return nil }
+		stop := forwarding(s, c)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		stop()
+		s.check(t, 100)
+		if len(s.ranges) > 3 {
+			t.Errorf("%d delivery records: %v", len(s.ranges), s.ranges)
+		}
+	})
+}
+
+func TestABreakIsFollowedByWhatWasNotAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(3, 4))
+		s := newSpool(5000)
+		c := &cloud{}
+		c.onSend = func(w *wire, seq uint64) {
+			if r.IntN(3) == 0 {
+				w.ack(seq - uint64(r.IntN(10)))
+			}
+			if r.IntN(100) == 0 {
+				w.snap()
+			} else if seq == 5000 {
+				w.ack(seq)
+			}
+		}
+		stop := forwarding(s, c)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		stop()
+		s.check(t, 5000)
+		next := uint64(1)
+		for i, w := range c.links {
+			if len(w.sent) > 0 && (w.sent[0] != next || !slices.Equal(w.sent, upTo(next, w.sent[len(w.sent)-1]))) {
+				t.Fatalf("link %d begins with %d, the oldest without an acknowledgement is %d", i, w.sent[0], next)
+			}
+			next = max(next, w.acks+1)
+		}
+		if len(c.links) < 10 {
+			t.Errorf("only %d links", len(c.links))
+		}
+	})
+}
+
+func TestACloudThatIsAbsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var opened []time.Duration
+		s, c := newSpool(3), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		c.open = func(n int) error {
+			opened = append(opened, time.Since(began))
+			if n <= 12 {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		stop := forwarding(s, c)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		stop()
+		s.check(t, 3)
+		for i := 1; i < len(opened); i++ {
+			if gap := opened[i] - opened[i-1]; gap < firstRetry/2 || gap > lastRetry*3/2 {
+				t.Errorf("attempt %d after %v", i+1, gap)
+			}
+		}
+		if len(opened) != 13 || opened[12] < time.Minute {
+			t.Errorf("attempts at %v", opened)
+		}
+	})
+}
+
+func TestADeliveryRecordThatCannotBeCommittedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(50), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		attempts := 0
+		s.deliver = func(context.Context) error {
+			if attempts++; attempts <= 5 {
+				return errors.New("no space left on device")
+			}
+			return nil
+		}
+		s.readErr = errors.New("input/output error")
+		stop := forwarding(s, c)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		stop()
+		s.check(t, 50)
+		if attempts <= 5 {
+			t.Errorf("%d attempts", attempts)
+		}
+	})
+}
+
+func TestUnsettledMessagesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(100), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		s.payload = make([]byte, 1<<20)
+		free := make(chan struct{})
+		s.deliver = func(ctx context.Context) error {
+			select {
+			case <-free:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		s.size = 1000
+		f := func() int {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.current.mu.Lock()
+			defer c.current.mu.Unlock()
+			return len(c.current.sent)
+		}
+		stop := forwarding(s, c)
+		synctest.Wait()
+		if n := f(); n > readAhead+unsettledBytes>>20 {
+			t.Errorf("%d megabytes are sent and not on the record", n)
+		}
+		close(free)
+		synctest.Wait()
+		stop()
+		s.check(t, 1000)
+	})
+}
+
+func TestStop(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		cloud  *cloud
+		size   uint64
+		after  func(*wire) // what the cloud does while the forwarder stops
+		hang   bool        // the journal does not answer any more
+		within time.Duration
+		cursor uint64
+	}{
+		{"with nothing on the wire", &cloud{}, 0, nil, false, 0, 0},
+		{"with everything acknowledged", &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}, 9, nil, false, 10 * time.Millisecond, 9},
+		{"with acknowledgements that never come", &cloud{}, 9, nil, false, stopGrace + 10*time.Millisecond, 0},
+		{"with acknowledgements that come late", &cloud{}, 9, func(w *wire) { w.ack(9) }, false, stopGrace, 9},
+		{"with some that come late", &cloud{}, 9, func(w *wire) { w.ack(4) }, false, stopGrace + 10*time.Millisecond, 4},
+		{"with a link that breaks", &cloud{}, 9, func(w *wire) { w.ack(4); w.snap() }, false, stopGrace, 4},
+		{"with a full window", &cloud{window: 4}, 9, func(w *wire) { w.ack(4) }, false, stopGrace, 4},
+		{"with a journal that hangs", &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}, 9, nil, true, stopGrace + 10*time.Millisecond, 0},
+		{"with a cloud that is absent", &cloud{open: func(int) error { return errors.New("connection refused") }}, 9, nil, false, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSpool(c.size)
+				if c.hang {
+					s.deliver = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+				}
+				stop := forwarding(s, c.cloud)
+				synctest.Wait()
+				if c.after != nil {
+					go func() {
+						time.Sleep(stopGrace / 2)
+						c.after(c.cloud.current)
+					}()
+				}
+				if took := stop(); took > c.within {
+					t.Errorf("took %v", took)
+				}
+				s.check(t, c.cursor)
+			})
+		})
+	}
+}
+
+func TestACommitUnderWayIsNotCutOffByTheStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(9), &cloud{onSend: func(w *wire, seq uint64) { w.ack(seq) }}
+		s.deliver = func(ctx context.Context) error {
+			select {
+			case <-time.After(stopGrace / 2):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		stop := forwarding(s, c)
+		synctest.Wait()
+		stop()
+		s.check(t, 9)
+	})
+}
+
+func TestAcknowledgementsOutOfOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(5), &cloud{}
+		stop := forwarding(s, c)
+		synctest.Wait()
+		first := c.current
+		first.ack(2)
+		first.acked(1) // again
+		first.acked(2)
+		first.acked(0)
+		synctest.Wait()
+		if len(c.links) != 1 {
+			t.Fatal("a repeated acknowledgement breaks the link")
+		}
+		first.ack(3)
+		first.acked(5) // without 4
+		first.acked(77)
+		synctest.Wait()
+		if s.Cursor(0) != 3 {
+			t.Errorf("delivered up to %d", s.Cursor(0))
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(c.links) != 2 || !slices.Equal(c.current.sent, upTo(4, 5)) {
+			t.Fatalf("%d links, the last sent %v", len(c.links), c.current.sent)
+		}
+		c.current.ack(5)
+		synctest.Wait()
+		stop()
+		s.check(t, 5)
+	})
+}
