@@ -81,9 +81,9 @@ type AdminConfig struct {
 
 // loadConfig reads a configuration file with its drop-ins and checks everything that can be checked without opening
 // data_dir. Paths in the result are absolute: relative ones start at the folder of the file, key files at key_dir.
-func loadConfig(file string) (*Config, *config.Report) {
+func loadConfig(file string, now time.Time) (*Config, *config.Report) {
 	c, r := readConfig(file)
-	c.check(r, time.Now(), estimatedRate)
+	c.check(r, now, estimatedRate)
 	return c, r
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"time"
 
 	yaml "go.yaml.in/yaml/v4"
 
@@ -22,7 +23,7 @@ func echoVerb(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if len(rest) > 0 {
 		return usage(stderr, fmt.Errorf("echo: unexpected argument %q", rest[0]), "type sluice echo -c "+rest[0])
 	}
-	c, r := loadConfig(*file)
+	c, r := loadConfig(*file, time.Now())
 	if !r.OK() {
 		return failProblems(stderr, r)
 	}

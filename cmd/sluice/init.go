@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
@@ -45,7 +46,7 @@ func initVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	case !isShippedCatalog(*catalogName):
 		return usage(stderr, fmt.Errorf("init: no shipped catalog is called %q", *catalogName), nearOr(*catalogName, catalog.Shipped, "have: "+strings.Join(catalog.Shipped, ", ")))
 	}
-	first := firstConfig{dir: *dir, gateway: *name, catalog: *catalogName, policy: firstPolicy[*catalogName]}
+	first := firstConfig{dir: *dir, gateway: *name, catalog: *catalogName, topics: []string{"v1/#"}, policy: firstPolicy[*catalogName]}
 	if err := first.free(w.from != ""); err != nil {
 		return fail(stderr, err, "sluice init never overwrites: name another folder with --dir, or move the file away")
 	}
@@ -54,7 +55,7 @@ func initVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		if err != nil {
 			return fail(stderr, err, w.hint(err))
 		}
-		first.policy, first.site = seen.policy(), seen.catalog()
+		first.policy, first.site, first.topics = seen.policy(), seen.catalog(), seen.filters()
 		fmt.Fprint(stdout, seen.summary())
 	}
 	if err := first.write(); err != nil {
@@ -67,8 +68,9 @@ func initVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // firstConfig is what init writes.
 type firstConfig struct {
 	dir, gateway, catalog string
-	policy                string // rows of the table, indented
-	site                  string // catalog of the site, "" for none
+	topics                []string // that devices may publish
+	policy                string   // rows of the table, indented
+	site                  string   // catalog of the site, "" for none
 }
 
 func (f *firstConfig) path(name string) string { return filepath.Join(f.dir, name) }
@@ -102,9 +104,18 @@ func (f *firstConfig) write() error {
 			return err
 		}
 	}
-	text := strings.NewReplacer("@GATEWAY@", f.gateway, "@CATALOG@", f.catalog, "@SITE@", f.siteHint(), "@POLICY@", f.policy,
-		"@RECIPIENT@", firstRecipient, "@CUSTODIAN@", firstCustodian, "@DOMAIN@", firstDomain).Replace(firstText)
+	text := strings.NewReplacer("@GATEWAY@", f.gateway, "@CATALOG@", f.catalog, "@SITE@", f.siteHint(), "@TOPICS@", yamlList(f.topics), "@RECIPIENT@", firstRecipient,
+		"@CUSTODIAN@", firstCustodian, "@DOMAIN@", firstDomain).Replace(strings.Replace(firstText, "@POLICY@", f.policy, 1))
 	return writeNew(f.path("sluice.yaml"), text)
+}
+
+// yamlList writes texts as a YAML list.
+func yamlList(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, t := range texts {
+		quoted[i] = strconv.Quote(t)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 func (f *firstConfig) siteHint() string {
@@ -180,7 +191,7 @@ sources:
     mqtt:
       listen: "tcp://127.0.0.1:1883"
       anonymous: true
-      allow: [{ client: "*", publish: ["v1/#"] }]
+      allow: [{ client: "*", publish: @TOPICS@ }]
 
 catalogs: [@CATALOG@]@SITE@
 unknown_field: remove            # or block: what no catalog knows never leaves

@@ -351,7 +351,7 @@ func (s *sighting) summary() string {
 	}
 	cats := s.classifier.Categories()
 	for _, c := range byCount(s.categories, func(v *categorySeen) int { return v.findings }) {
-		fmt.Fprintf(&b, "  known %s (%s): %d findings, %d by a detector alone\n", cats[c].ID, cats[c].Name, s.categories[c].findings, s.categories[c].detected)
+		fmt.Fprintf(&b, "  known %s (%s): %s, %d by a detector alone\n", cats[c].ID, cats[c].Name, count(s.categories[c].findings, "finding"), s.categories[c].detected)
 	}
 	for _, n := range firstOf(byCount(s.unknown, func(f *fieldSeen) int { return f.times }), 40) {
 		fmt.Fprintf(&b, "  unknown %s: %s\n", n, s.unknown[n].line())
@@ -406,16 +406,66 @@ func (s *sighting) catalog() string {
 	b.WriteString("# Fields that no catalog knows. They stay until you decide: remove the # in front of an entry, set grade and flags, say\n" +
 		"# who decided and why (basis), and add this file to catalogs in sluice.yaml. Then: sluice lint " + siteCatalog + "\n\n" +
 		"version: 1\nname: site\ntitle: Catalog of this site\ncategories:\n")
-	for _, name := range byCount(s.unknown, func(f *fieldSeen) int { return f.times }) {
+	for i, name := range byCount(s.unknown, func(f *fieldSeen) int { return f.times }) {
 		fmt.Fprintf(&b, "# %s: %s\n", name, s.unknown[name].line())
 		if strings.HasPrefix(name, "(") {
 			continue
 		}
-		if len(s.unknown[name].like) > 0 {
-			fmt.Fprintf(&b, "# reads like a field of %s: if it is one, grade and handle it as that\n", strings.Join(s.unknown[name].like, ", "))
+		like := s.unknown[name].like
+		if len(like) > 0 {
+			fmt.Fprintf(&b, "# reads like a field of %s, and is graded and handled here as the strictest of them\n", strings.Join(like, ", "))
 		}
-		id := strings.ToUpper(strings.ReplaceAll(name, "_", "-"))
-		fmt.Fprintf(&b, "#  - id: SITE-%s\n#    name: %q\n#    class: site\n#    grade: general\n#    personal: false\n#    basis: \"…\"\n#    match: { names: [%q] }\n#    handling: { default: pass }\n", id, name, name)
+		k := s.strictest(like)
+		fmt.Fprintf(&b, "#  - id: %s\n#    name: %q\n#    class: site\n#    grade: %s\n#    personal: %t\n#    sensitive: %t\n#    basis: \"…\"\n#    match: { names: [%q] }\n#    handling: { default: %s }\n",
+			siteID(name, i), name, k.Grade, k.Personal, k.Sensitive, name, k.Handling)
 	}
 	return b.String()
+}
+
+// strictest joins categories into one that is at least as strict as each: general and passed when there is none.
+func (s *sighting) strictest(ids []string) gateway.Category {
+	joined := gateway.Category{Grade: gateway.General, Handling: "pass"}
+	for _, c := range s.classifier.Categories() {
+		if !slices.Contains(ids, c.ID) {
+			continue
+		}
+		joined.Grade = gateway.Highest(joined.Grade, c.Grade)
+		joined.Personal, joined.Sensitive = joined.Personal || c.Personal, joined.Sensitive || c.Sensitive
+		have, err := gateway.ParseAction(joined.Handling)
+		advised, err2 := gateway.ParseAction(c.Handling)
+		if err == nil && err2 == nil {
+			joined.Handling = gateway.Stricter(have, advised).String()
+		}
+	}
+	if joined.Grade == gateway.Ungraded {
+		joined.Grade = gateway.Core
+	}
+	return joined
+}
+
+// siteID is a category id for a field: its name where that is ASCII, else its number.
+func siteID(name string, i int) string {
+	id := strings.Trim(strings.ToUpper(strings.ReplaceAll(name, "_", "-")), "-")
+	if id == "" || strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "" {
+		id = fmt.Sprintf("FIELD-%d", i+1)
+	}
+	return "SITE-" + id
+}
+
+// filters proposes topic filters that let in what was seen: the first levels of the topics.
+func (s *sighting) filters() []string {
+	var list []string
+	for _, t := range byCount(s.topics, func(n int) int { return n }) {
+		first, _, more := strings.Cut(t, "/")
+		if first == "+" || first == "" || len(list) >= 8 {
+			return []string{"#"}
+		}
+		if more {
+			first += "/#"
+		}
+		if !slices.Contains(list, first) {
+			list = append(list, first)
+		}
+	}
+	return list
 }

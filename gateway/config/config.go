@@ -72,8 +72,16 @@ func Load(file string, into any) *Report {
 		return r
 	}
 	root := parse(r, file, data)
-	dropIns, _ := filepath.Glob(filepath.Join(filepath.Dir(file), DropIns, "*.yaml")) // sorted; the pattern is well-formed unless the folder's name is odd
-	for _, name := range dropIns {
+	folder := filepath.Join(filepath.Dir(file), DropIns)
+	dropIns, err := os.ReadDir(folder) // ordered by name
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.fail(Problem{File: folder, Line: 1, Column: 1, Message: readError(err), Hint: "make the folder readable or move it away"})
+	}
+	for _, entry := range dropIns {
+		if filepath.Ext(entry.Name()) != ".yaml" {
+			continue
+		}
+		name := filepath.Join(folder, entry.Name())
 		data, err := os.ReadFile(name)
 		if err != nil {
 			r.fail(Problem{File: name, Line: 1, Column: 1, Message: readError(err), Hint: "make the drop-in readable or move it away"})
