@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -72,14 +73,14 @@ type source struct {
 }
 
 func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fs := flag.NewFlagSet("run", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("c", defaultConfigFile, "configuration `FILE`")
-	verbose := fs.Bool("v", false, "log more")
-	if err := fs.Parse(args); err != nil {
+	flags := flag.NewFlagSet("run", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	file := flags.String("c", defaultConfigFile, "configuration `FILE`")
+	verbose := flags.Bool("v", false, "log more")
+	if err := flags.Parse(args); err != nil {
 		return exitUsage
 	}
-	if fs.NArg() > 0 {
+	if flags.NArg() > 0 {
 		return usage(stderr, fmt.Errorf("run takes no arguments"), "sluice run -c "+*file)
 	}
 	cfg, status := configured(*file, stderr)
@@ -133,6 +134,8 @@ func hintFor(err error) []string {
 	switch {
 	case errors.Is(err, journal.ErrLocked):
 		return []string{"another gateway runs on this data_dir; stop it first"}
+	case errors.Is(err, fs.ErrNotExist):
+		return []string{"no gateway has run on this data_dir yet: sluice run -c FILE"}
 	case errors.As(err, &file):
 		return []string{file.Hint()}
 	}
