@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -32,6 +33,8 @@ const (
 	last      = `{"seq":4,"soc":79.0}`
 )
 
+var sluice = flag.String("sluice", "", "sluice binary; empty: built from this module")
+
 // received is what the cloud saw, in order.
 type received struct {
 	topic   string
@@ -40,8 +43,12 @@ type received struct {
 
 func TestFromDeviceToCloud(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
-	binary, err := stand.BuildGate(ctx, dir)
-	must(t, err)
+	binary := *sluice
+	if binary == "" {
+		var err error
+		binary, err = stand.BuildGate(ctx, dir)
+		must(t, err)
+	}
 	cloud, err := stand.StartBroker(ctx, dir, "cloud", stand.BrokerOptions{})
 	must(t, err)
 	defer cloud.Kill()
