@@ -166,13 +166,19 @@ func (s *scanner) key(m *member) error {
 	return nil
 }
 
-// node reads a scalar, or the opening bracket of a container, and appends its node.
+// node reads a scalar, or the opening bracket of a container, into a new node.
 func (s *scanner) node(c byte, parent, index int32, m *member) (int32, error) {
-	if len(s.nodes) >= s.maxNodes {
+	at, start := len(s.nodes), s.pos
+	if at >= s.maxNodes {
 		return 0, errTooMany
 	}
-	n := gateway.Node{Parent: parent, Index: index, Key: m.key, Flags: m.flags}
-	start := s.pos
+	if at < cap(s.nodes) {
+		s.nodes = s.nodes[:at+1]
+	} else {
+		s.nodes = append(s.nodes, gateway.Node{})
+	}
+	n := &s.nodes[at]
+	*n = gateway.Node{Parent: parent, Next: int32(at) + 1, Index: index, Key: m.key, Flags: m.flags}
 	var err error
 	switch {
 	case c == '"':
@@ -184,9 +190,8 @@ func (s *scanner) node(c byte, parent, index int32, m *member) (int32, error) {
 	case c == '-' || c-'0' <= 9:
 		n.Kind = gateway.Number
 		var size int
-		if size, err = number(s.raw[start:]); err == nil {
-			s.pos += size
-		}
+		size, err = number(s.raw[start:])
+		s.pos += size
 	case c == '{':
 		n.Kind = gateway.Object
 		s.pos++
@@ -205,15 +210,12 @@ func (s *scanner) node(c byte, parent, index int32, m *member) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	at := int32(len(s.nodes))
-	n.Next = at + 1
 	n.Value = gateway.Span{Off: int32(start), Len: int32(s.pos - start)}
 	n.Member = gateway.Span{Off: int32(m.off), Len: int32(s.pos - m.off)}
 	if n.Kind != gateway.String && !n.Kind.Container() {
 		n.Text = n.Value
 	}
-	s.nodes = append(s.nodes, n)
-	return at, nil
+	return int32(at), nil
 }
 
 // close ends the open container at the bracket c.
