@@ -35,8 +35,11 @@
 // slashes and spaces become underscores. Segments of paths are normalized too. A key that holds points or slashes
 // counts as that many segments. Array elements are left out of account by paths, or taken by *.
 //
-// A match on an object or array is a finding on each leaf below, unless something nearer to the leaf matches; a
-// container of a higher grade than all that is nearer stays. A category with values matches leaves only.
+// Several categories may hold one place, each with its own finding; inside a class only the most specific matcher of a
+// node counts: a path before a whole name before a name with *, a path of more names before one of fewer. A match on
+// an object or array is a finding on each leaf below, unless something nearer to the leaf matches; a container of a
+// higher grade than all that is nearer stays. A topic match is a finding on every leaf, unless its own class matches
+// there with no lower grade. A category with values matches leaves only.
 //
 // The conditions geofence, anonymiser, aggregate, threshold and state cannot be seen in one message. A category that
 // requires one of them is found only by a filter that says so with a label.
@@ -71,7 +74,7 @@ type Catalog struct {
 type Category struct {
 	ID         string   `yaml:"id" doc:"unique name in capital letters, digits and hyphens" required:"true"`
 	Name       string   `yaml:"name" doc:"what the data are" required:"true"`
-	Class      string   `yaml:"class" doc:"kind of data: inside a class the most specific matcher wins" default:"other"`
+	Class      string   `yaml:"class" doc:"kind of data: inside a class the most specific matcher wins; absent: a class of its own"`
 	Grade      string   `yaml:"grade" doc:"general, important or core; absent: ungraded, treated as core" enum:"general,important,core"`
 	Personal   bool     `yaml:"personal" doc:"personal information"`
 	Sensitive  bool     `yaml:"sensitive" doc:"sensitive personal information"`

@@ -195,16 +195,17 @@ func (c *Classifier) enter(s *scratch, b *gateway.Body, i int, k *key, before in
 func (c *Classifier) narrow(s *scratch) {
 	begin := len(s.covers)
 	for i := s.start; i < begin; i++ {
-		if !c.outdone(s.covers[s.start:begin], i-s.start, int32(len(s.path)), ^set(0)) {
+		if !c.outdone(s.covers[s.start:begin], i-s.start, int32(len(s.path)), 0) {
 			s.covers = append(s.covers, s.covers[i])
 		}
 	}
 	s.start = begin
 }
 
-// outdone reports whether cover i of the list has to give way at a leaf of that depth: to a more specific one of its
-// class, to an equal one of its category before it, and, unless its grade is higher, to any that is nearer.
-// A topic gives way inside its class only. Covers that do not hold yet, or whose needs are not seen, count for nothing.
+// outdone reports whether cover i of the list has to give way at a leaf of that depth: to an equal one of its category
+// before it, to a more specific one of its class at the same node, and, unless its grade is higher, to any that is
+// nearer to the leaf. A topic gives way to its own class only. Covers that do not hold yet, or whose needs are not
+// seen, count for nothing.
 func (c *Classifier) outdone(list []cover, i int, depth int32, seen set) bool {
 	a := &list[i]
 	r := &c.rules[a.category]
@@ -212,16 +213,14 @@ func (c *Classifier) outdone(list []cover, i int, depth int32, seen set) bool {
 	for j := range list {
 		z := &list[j]
 		q := &c.rules[z.category]
-		if j == i || z.from > depth || q.needs&^seen != 0 || q.needs != 0 && seen == ^set(0) {
+		if j == i || z.from > depth || q.needs&^seen != 0 {
 			continue
 		}
-		if z.category == a.category && z.depth == a.depth && z.rank == a.rank && j < i {
+		same := q.class == r.class
+		if z.depth == a.depth && (same && z.rank > a.rank || z.category == a.category && z.rank == a.rank && j < i) {
 			return true
 		}
-		if q.class == r.class && (z.depth > a.depth || z.depth == a.depth && z.rank > a.rank) {
-			return true
-		}
-		if z.depth > a.depth && !a.topic {
+		if z.depth > a.depth && (same || !a.topic) {
 			nearer, rank = true, max(rank, q.rank)
 		}
 	}
@@ -290,7 +289,7 @@ func (s *scratch) candidates(c *Classifier, seen set) []cover {
 	all := append(append(s.chosen[:0], held...), s.topics...)
 	n := len(all)
 	for i := range n {
-		if all[i].from <= depth && c.rules[all[i].category].needs&^seen == 0 && !c.outdone(all[:n], i, depth, seen&^(1<<31)) {
+		if all[i].from <= depth && c.rules[all[i].category].needs&^seen == 0 && !c.outdone(all[:n], i, depth, seen) {
 			all = append(all, all[i])
 		}
 	}

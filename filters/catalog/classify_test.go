@@ -40,6 +40,9 @@ categories:
     class: text
     grade: general
     match: { names: [remark, order_no] }
+  - { id: SITE-OWN1, name: one, grade: general, match: { names: [own_a] } }
+  - { id: SITE-OWN2, name: two, grade: general, match: { names: ["own_*"] } }
+  - { id: SITE-LINE, name: the line, class: line, grade: important, match: { names: [line] } }
   - id: SITE-FENCE
     name: inside an area
     class: area
@@ -150,6 +153,9 @@ func TestClassify(t *testing.T) {
 		{"what is nearer to the leaf wins over the container", vehicle, "t", `{"gps":{"speed":3,"x":1}}`, "/gps/speed=VEH-DRV-DYNAMICS:80 /gps/x=VEH-LOC-POINT:80"},
 		{"a nearer container wins too", vehicle, "t", `{"gps":{"battery_id":{"x":1}}}`, "/gps/battery_id/x=VEH-ID-PART:80"},
 		{"a container of a higher grade stays", both, "t", `{"programme":{"speed":3,"y":1}}`, "/programme/speed=SITE-CORE:80 /programme/speed=VEH-DRV-DYNAMICS:80 /programme/y=SITE-CORE:80"},
+		{"also inside its class", vehicle, "t", `{"hdmap":{"lat":39.9,"x":1}}`, "/hdmap/lat=VEH-LOC-MAP:80 /hdmap/lat=VEH-LOC-POINT:80 /hdmap/x=VEH-LOC-MAP:80"},
+		{"categories without a class give way to nothing at their place", both, "t", `{"own_a":1}`, "/own_a=SITE-OWN1:80 /own_a=SITE-OWN2:80"},
+		{"a topic gives way to a more specific match of its class", both, "plant/7/line1", `{"line":1}`, "/line=SITE-LINE:80"},
 		{"inside a class the most specific wins at one place", both, "t", `{"press":{"p1":{"force":3,"max_force":4}}}`, "/press/p1/force=SITE-PATH:80 /press/p1/max_force=SITE-WIDE:80"},
 		{"an empty container has no leaf", vehicle, "t", `{"vin":{},"x":[]}`, ""},
 		{"null and bool are leaves", vehicle, "t", `{"speed":null,"x":null,"y":true}`, "/speed=VEH-DRV-DYNAMICS:80 ?/x ?/y"},

@@ -110,11 +110,15 @@ func firstOf(at map[string]int, ids []string) int {
 func (c *Classifier) compile(entries []entry) {
 	classes := map[string]uint16{}
 	for i, e := range entries {
-		if _, ok := classes[e.Class]; !ok {
-			classes[e.Class] = uint16(len(classes))
+		class := e.Class
+		if class == "" {
+			class = " " + e.ID // of its own: it gives way to nothing beside it
+		}
+		if _, ok := classes[class]; !ok {
+			classes[class] = uint16(len(classes))
 		}
 		facts := e.facts(e.from.Name)
-		r := rule{class: classes[e.Class], rank: uint8(facts.Grade.Rank()), envelope: e.Match.Values != "", confirms: setOf(e.Detectors) | setOf(e.Primary)}
+		r := rule{class: classes[class], rank: uint8(facts.Grade.Rank()), envelope: e.Match.Values != "", confirms: setOf(e.Detectors) | setOf(e.Primary)}
 		for _, q := range e.Requires {
 			if d, ok := detectorNamed(q); ok {
 				r.needs |= 1 << d
