@@ -220,8 +220,13 @@ func (t *ticket) finish(_ uint64, err error) {
 	close(t.done)
 }
 
-// Wait implements Ticket.
+// Wait implements Ticket. A ticket that is done says so also when ctx has ended.
 func (t *ticket) Wait(ctx context.Context) error {
+	select {
+	case <-t.done:
+		return t.err
+	default:
+	}
 	select {
 	case <-t.done:
 		return t.err

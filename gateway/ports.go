@@ -35,7 +35,8 @@ type Gate interface {
 // Ticket is the promise for one batch.
 type Ticket interface {
 	// Wait returns nil once the decisions and what may leave are on disk: only now may the batch be acknowledged.
-	// Any error means that the device must not be told anything.
+	// Any error means that the device must not be told anything. It may be called again; a ticket that is done answers
+	// also when ctx has ended, so that a caller with an ended ctx can ask without waiting.
 	Wait(ctx context.Context) error
 }
 
