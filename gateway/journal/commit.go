@@ -86,7 +86,7 @@ func (j *Journal) run() {
 		if look && j.reserveSpent.Load() {
 			j.tryReserve()
 		}
-		if j.blocked() {
+		if j.blocked() && j.writeBodies > 0 {
 			j.retire() // so that it can drain and make room
 		}
 	}

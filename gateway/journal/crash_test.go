@@ -49,28 +49,25 @@ func crashChild(spec string) {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	go func() {
-		for {
-			for u, most := range []int{64, 40} {
+	for u, most := range []int{64, 40} {
+		go func() {
+			for j.Await(context.Background(), u, j.Cursor(u)) == nil {
 				out, err := j.Read(u, j.Cursor(u), most, 1<<20, nil)
 				if err != nil {
 					fmt.Println("error", err)
 					os.Exit(1)
 				}
-				if j.Delivered(context.Background(), u, out) == nil && len(out) > 0 {
+				if j.Delivered(context.Background(), u, out) == nil {
 					fmt.Println("d", u, out[len(out)-1].Seq)
 				}
 			}
-			if j.Await(context.Background(), 0, j.Cursor(0)) != nil {
-				return
-			}
-		}
-	}()
+		}()
+	}
 	window := make(chan struct{}, 32)
 	for i := 0; ; i++ {
 		window <- struct{}{}
 		holds := gateway.UplinkSet(0)
-		if i%10 == 0 {
+		if i%50 == 0 {
 			holds = 1 << 2
 		}
 		e := message(j, "bench", gateway.General, 0b11, holds, 0, "v1", make([]byte, 2000))

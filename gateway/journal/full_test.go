@@ -3,6 +3,8 @@ package journal
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -207,4 +209,53 @@ func TestAwaitEndsWithACommitItsContextOrTheJournal(t *testing.T) {
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Fatalf("err = %v", err)
 	}
+}
+
+func TestAFullDiskStillRecordsDeliveries(t *testing.T) {
+	o := testOptions(t.TempDir())
+	reserve := filepath.Join(o.Dir, reserveFile)
+	var full atomic.Bool
+	o.commit = func(tx *bbolt.Tx) error { // the disk has as much room as the reserve gives up
+		if _, err := os.Stat(reserve); full.Load() && err == nil {
+			return syscall.ENOSPC
+		}
+		return tx.Commit()
+	}
+	o.openFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
+		if full.Load() && name == reserve {
+			return nil, syscall.ENOSPC
+		}
+		return os.OpenFile(name, flag, perm)
+	}
+	retries := make(chan func(), 1024)
+	o.after = func(_ time.Duration, fn func()) *time.Timer {
+		retries <- fn
+		return time.NewTimer(time.Hour)
+	}
+	j := openTest(t, o)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", nil))
+	full.Store(true)
+	wg, committed := appendMany(j, 3, 100, 1)
+	stop := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case fn := <-retries:
+				fn()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	if n := drain(t, j, 0); n != 1 || committed.Load() != 0 || !j.Full() {
+		t.Fatalf("%d delivered, %d committed", n, committed.Load())
+	}
+	full.Store(false)
+	wg.Wait()
+	close(stop)
+	if _, err := os.Stat(reserve); err != nil || j.Full() || committed.Load() != 3 {
+		t.Fatalf("%d committed, reserve: %v", committed.Load(), err)
+	}
+	j.Close()
+	mustCheck(t, o.Dir)
 }
