@@ -140,7 +140,7 @@ func explain(set *gateway.VersionSet, d *gateway.Decision) explanation {
 	for i := range d.Class.Findings {
 		f := &d.Class.Findings[i]
 		x.Findings = append(x.Findings, explainedFinding{Where: where(d, f.Place), Category: cats[f.Category].ID, Grade: f.Grade.String(),
-			Personal: f.Personal, By: finder(set, d, f), Confidence: int(f.Confidence), Action: d.ActionOn(i).String()})
+			Personal: f.Personal, By: finder(set, f), Confidence: int(f.Confidence), Action: d.ActionOn(i).String()})
 	}
 	unlisted, action := cats[set.Classifier.Unlisted(false)].ID, gateway.Remove
 	if set.UnknownBlocks {
@@ -218,15 +218,15 @@ func where(d *gateway.Decision, p gateway.Place) string {
 	return "body"
 }
 
-func finder(set *gateway.VersionSet, d *gateway.Decision, f *gateway.Finding) string {
+func finder(set *gateway.VersionSet, f *gateway.Finding) string {
 	switch f.By {
 	case gateway.ByCatalog:
 		return "catalog"
 	case gateway.ByDetector:
 		return "detector"
 	case gateway.ByPlugin:
-		if int(f.Plugin) < len(d.Opinions) {
-			return "plugin:" + set.Filters[d.Opinions[f.Plugin].Filter].Filter.Name()
+		if int(f.Plugin) < len(set.Filters) {
+			return "plugin:" + set.Filters[f.Plugin].Filter.Name()
 		}
 	}
 	return "nobody"
