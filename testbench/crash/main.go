@@ -81,7 +81,7 @@ func parse(args []string) (o options, err error) {
 	f.StringVar(&o.sluice, "sluice", "", "sluice binary; empty: built from this module")
 	f.IntVar(&o.kills, "kills", 30, "how often the gate is killed")
 	f.Uint64Var(&o.seed, "seed", 1, "seed of the instants and the vehicles")
-	f.Float64Var(&o.rate, "rate", 3000, "messages a second over all vehicles; 0: as many as the windows allow")
+	f.Float64Var(&o.rate, "rate", 2000, "messages a second over all vehicles; 0: as many as the windows allow")
 	f.DurationVar(&o.shortest, "shortest", 50*time.Millisecond, "shortest life of the gate once it is ready")
 	f.DurationVar(&o.longest, "longest", 1500*time.Millisecond, "longest life")
 	f.BoolVar(&o.keep, "keep", false, "keep the folder")
