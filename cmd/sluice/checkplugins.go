@@ -31,7 +31,7 @@ func shippedCatalogs() map[string]string {
 
 // lintCatalog reports the problems of one catalog file.
 func lintCatalog(file string) []config.Problem {
-	data, err := os.ReadFile(file)
+	data, err := config.ReadFile(file)
 	if err != nil {
 		return []config.Problem{{Severity: config.Error, File: file, Line: 1, Column: 1, Message: err.Error()}}
 	}
@@ -58,7 +58,7 @@ func (c *Config) checkCatalogs(r *config.Report) []gateway.Category {
 			list = append(list, k)
 			continue
 		}
-		data, err := os.ReadFile(name)
+		data, err := config.ReadFile(name)
 		if err != nil {
 			r.Error(at, fmt.Sprintf("catalog %q is neither shipped (%s) nor a file that can be read", filepath.Base(name), strings.Join(catalog.Shipped, ", ")),
 				nearOr(filepath.Base(name), catalog.Shipped, "write the path of your file: ./site.catalog.yaml"))

@@ -53,7 +53,7 @@ func initVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if w.from != "" {
 		seen, err := w.run(*catalogName, stdin, stderr)
 		if err != nil {
-			return fail(stderr, err, w.hint(err))
+			return fail(stderr, err, w.hint())
 		}
 		first.policy, first.site, first.topics = seen.policy(), seen.catalog(), seen.filters()
 		fmt.Fprint(stdout, seen.summary())

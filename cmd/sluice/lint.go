@@ -81,7 +81,7 @@ func lintFile(file string, rate float64, now time.Time) []config.Problem {
 
 // isCatalogFile looks at the keys of the top level. What cannot be read is no catalog.
 func isCatalogFile(file string) bool {
-	data, err := os.ReadFile(file)
+	data, err := config.ReadFile(file)
 	if err != nil {
 		return false
 	}

@@ -30,6 +30,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -66,7 +67,7 @@ func Decode(file string, data []byte, into any) *Report {
 // A missing folder is no problem, an unreadable file is.
 func Load(file string, into any) *Report {
 	r := newReport(file)
-	data, err := os.ReadFile(file)
+	data, err := ReadFile(file)
 	if err != nil {
 		r.fail(Problem{File: file, Line: 1, Column: 1, Message: readError(err), Hint: "name the configuration file: -c /etc/sluice/sluice.yaml"})
 		return r
@@ -82,7 +83,7 @@ func Load(file string, into any) *Report {
 			continue
 		}
 		name := filepath.Join(folder, entry.Name())
-		data, err := os.ReadFile(name)
+		data, err := ReadFile(name)
 		if err != nil {
 			r.fail(Problem{File: name, Line: 1, Column: 1, Message: readError(err), Hint: "make the drop-in readable or move it away"})
 			continue
@@ -96,6 +97,17 @@ func Load(file string, into any) *Report {
 		r.decode(root, into)
 	}
 	return r
+}
+
+// ReadFile reads a file up to the largest size that Decode takes, and one byte more: whatever the name stands for, memory
+// stays bounded.
+func ReadFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxFileSize+1))
 }
 
 // readError is the cause of a failed read without the path, which the problem names already.

@@ -96,7 +96,7 @@ func typeSchema(t reflect.Type, tag reflect.StructTag) *schema {
 	t = deref(t)
 	switch {
 	case t == durationType:
-		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern + "|" + expandPattern, Maximum: "0"}
+		return &schema{Type: []string{"string", "integer"}, Pattern: durationPattern + "|" + expandPattern, Minimum: "0", Maximum: "0"}
 	case t == sizeType:
 		return &schema{Type: "string", Pattern: sizePattern + "|" + expandPattern}
 	case isScalar(t) && t.Kind() == reflect.String || isScalar(t) && reflect.PointerTo(t).Implements(textUnmarshaler):
