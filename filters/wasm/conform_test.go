@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -265,12 +266,16 @@ func TestFilterDoesNotAllocate(t *testing.T) {
 		Env{Pinned: []string{digestOf(data)}, Categories: vehicleCategories, Instances: 1, Pseudonym: func(source, client string) string { return source + client }})
 	m, b, c := typical(t)
 	o := noObjection()
+	most := 0.0
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		most = 1 // the interpreter's own
+	}
 	if got := testing.AllocsPerRun(200, func() {
 		*o = gateway.Opinion{Action: gateway.Pass, Labels: o.Labels[:0], Edits: o.Edits[:0]}
 		if err := p.Filter(m, b, c, o); err != nil || len(o.Edits) != 2 {
 			t.Fatal(err, o)
 		}
-	}); got != 0 {
+	}); got > most {
 		t.Errorf("%v allocations for each message", got)
 	}
 }

@@ -11,7 +11,8 @@
 // A plugin can only tighten. A failure of any kind is an error from Filter, never an opinion: the message takes the
 // operator's on_error path, block or hold. Nothing that a plugin returns is used before all of it was checked. After a
 // trap or a verdict that breaks a rule the instance is dropped (a strike, see Plugin.Strikes and Env.OnStrike) and a new one is
-// made for the next message. In steady state a call allocates nothing on the host's side.
+// made for the next message. In steady state a call allocates nothing on the host's side
+// (one small object where the runtime has no compiler and interprets: everywhere but amd64 and arm64).
 //
 // # Loading
 //

@@ -103,7 +103,7 @@ var le = binary.LittleEndian
 // false means that the record does not fit.
 func (v *view) build(buf []byte, s *scratch, m *gateway.Message, b *gateway.Body, c *gateway.Classification) (int, bool) {
 	w := builder{buf: buf, n: headerLen + findingLen*len(c.Findings)}
-	if w.n > len(buf) || len(c.Findings) > math.MaxUint16 || len(m.Topic) > math.MaxUint16 || len(m.Payload) > math.MaxUint32 {
+	if w.n > len(buf) || len(c.Findings) > math.MaxUint16 || len(m.Topic) > math.MaxUint16 || len(m.Payload) > math.MaxInt32 {
 		return 0, false
 	}
 	clear(buf[:w.n])
