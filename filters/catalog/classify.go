@@ -119,8 +119,7 @@ func (c *Classifier) outside(s *scratch, m *gateway.Message, class *gateway.Clas
 		}
 	}
 	s.level = append(s.level[:0], m.Topic...)
-	var across hits // a position may stand in two levels
-	p, found := point{}, false
+	p, found := point{}, false // a position may stand in two levels
 	if t := (text{s: s.level}); len(s.level) >= shortest {
 		t.trim()
 		p, found = findPosition(&t)
@@ -128,7 +127,7 @@ func (c *Classifier) outside(s *scratch, m *gateway.Message, class *gateway.Clas
 	from := 0
 	for i := int32(0); ; i++ {
 		level, _, more := strings.Cut(m.Topic[from:], "/")
-		h := across
+		var h hits
 		s.level = append(s.level[:0], level...)
 		s.detect(s.level, &h)
 		if found && from < p.to && from+len(level) > p.from {

@@ -106,6 +106,15 @@ func (p *pattern) fits(path []int32) bool {
 			return false
 		}
 	}
+	if p.float && !p.rest { // what is further up cannot matter
+		i := len(path)
+		for names := 0; i > 0 && names < len(p.segs); i-- {
+			if path[i-1] != element {
+				names++
+			}
+		}
+		path = path[i:]
+	}
 	end := uint32(1) << len(p.segs)
 	state := p.closure(1)
 	for _, c := range path {
