@@ -1,0 +1,83 @@
+// Package journal keeps the records of a gateway and the bodies that may leave, in a folder of bbolt files. It is the
+// gateway's only queue: what Append committed is on disk, in one transaction with its record, and stays until every
+// uplink acknowledged it and the acknowledgement is itself a record.
+//
+// # The folder
+//
+//	lock                                    held by the writer (flock, exclusive) or by readers (shared)
+//	segment-<first seq, 20 digits>.bolt     records and bodies; the newest one may be open for writing
+//	state.bolt                              numbers of names; what the records came to, up to some seq
+//	parked.bolt                             held bodies whose segment is gone, each with its record
+//	archive/archive-<first seq>.slr         records and checkpoints of segments that are gone
+//	reserve                                 room that is given up when the disk is full, so that deliveries can be recorded
+//
+// seq counts records from 0 without gaps and is the record's leaf index in the tree. Record 0 is an event, made with
+// the journal. Integers are big-endian.
+//
+// # Segments
+//
+// A segment is a bbolt file with one bucket, "entries", and these keys, which are only ever added behind each other:
+//
+//	seq(8) ‖ 0              →  leaf hash(32) ‖ record         the record is that of package gateway
+//	seq(8) ‖ 1 + variant    →  body                           one per outlet of the message, variant from 0
+//	size(8)                 →  checkpoint                     of the tree over records 0 to size-1
+//
+// The leaf hash is SHA-256 of 0x00 and the record [RFC 6962 §2.1]. What stands in a file at or behind the first seq of
+// the next file does not count: it is of a commit that failed, or was thought to, and was done again there. No file is
+// written to by two processes, nor again after a commit to it failed.
+//
+// A body is a header, a frame head and a sealed part:
+//
+//	header      waits here(4) ‖ waits(4) ‖ holds(4) ‖ source(2) ‖ grade(1) ‖ flags(1) ‖ CRC-32C of these 16 bytes(4)
+//	frame head  version(1) = 1 ‖ key id(4) ‖ incarnation(8) ‖ counter(8)
+//	sealed      AES-256-GCM of: topic length(2) ‖ salt(16) ‖ id(16) ‖ topic ‖ payload; the tag(16) comes last
+//
+// The first three are sets of uplinks, bit n for number n: those of this body, those for which the message waits and
+// those for which it is held, in any of its bodies. Flags: 1 held, 2 control, 4 retain, 8 and 16 the QoS. The key is
+// HKDF-SHA256 of the at-rest key with that id, salt the 8 bytes of incarnation, info "sluice journal v1", 32 bytes
+// [RFC 5869]. The nonce is counter ‖ 0 0 0 ‖ variant; a counter is drawn for every entry and never again in an incarnation,
+// and an incarnation is 64 random bits drawn at every Open. Header and frame head are the additional data. The tag is the
+// checksum: bbolt has none of its own, and a body whose tag is wrong is never handed out (ErrCorrupt).
+//
+// Example: the at-rest key 1 is the bytes 00 to 1f, incarnation 0102030405060708, counter 5, variant 0. Message 4 of
+// that incarnation, of source 2, graded general, QoS 1, retained, waits for uplinks 0 and 1; this body is for uplink 0,
+// topic v1/a, payload {"v":1}, salt aaaa and 14 zero bytes. Its body is
+//
+//	0000000100000003000000000002010c7a83ab0c
+//	010000000101020304050607080000000000000005
+//	ab4dbdc51fd1cb2fcc299065ecc1a6b6d55f2c2d2123a8091586fe1609c35bd6c3d85ff0defd43a71af21f9738
+//	f054f55c862c5455858d66a080e8b76b
+//
+// # Archives
+//
+//	file        header ‖ blocks
+//	header      "SLRARC01" ‖ key id(4) ‖ salt(16) ‖ first seq(8) ‖ next seq(8) ‖ number of blocks(4)
+//	block       first seq(8) ‖ count(4) ‖ length(4) ‖ sealed, of that length, tag included
+//
+// Blocks end before multiples of 256, so that each but the first and last holds one subtree of level 8. Sealed is
+// AES-256-GCM of the raw DEFLATE stream [RFC 1951] of count times (length, varint ‖ record). The key is HKDF-SHA256 of the
+// at-rest key, with the header's salt and info "sluice archive v1"; the nonce is the block's number(8) ‖ 0(4); the
+// additional data is header ‖ block head. The last block holds checkpoints instead, (size, varint ‖ length, varint ‖ text).
+//
+// # State
+//
+// state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
+// level 8) and "snapshot" (newest → JSON: tree, cursors, totals, tally, segments and checkpoint as of record next). A name is
+// durable before a record uses its number. All the rest follows from the records and is written at the end of a segment,
+// with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it. Deliveries say
+// that an uplink acknowledged whatever waited for it from its cursor to Last: Count messages. Control entries wait and
+// are acknowledged like messages and are in no count.
+//
+// # Life of a segment
+//
+// When a segment's file is full, or the journal is, the next commit starts another. Once every uplink's cursor passed
+// every body of it, the sweeper (1) copies held bodies to parked.bolt, (2) writes the archive under a temporary name, syncs
+// and renames it, (3) saves the state, (4) deletes the segment. After a crash between two steps, Open finds a segment
+// without archive, which is drained again, or with one, and deletes it.
+//
+// # Goroutines
+//
+// Open starts three, Close ends and awaits them: the committer (Journal.run), which alone writes segments; the sweeper
+// (Journal.sweep), which alone writes state, archive and parked bodies, except that a new name is written by whoever
+// needs it; the ticker (Journal.tick), which lets the committer look at the clock.
+package journal
