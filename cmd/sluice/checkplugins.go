@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -135,5 +137,38 @@ func checkModule(r *config.Report, at, file string) {
 		if _, err := os.Stat(file); err != nil {
 			r.Error(at, fmt.Sprintf("module %q cannot be read", file), "file: "+wasm.BuiltinScheme+"geofence, or a path that starts at the folder of the configuration file")
 		}
+	}
+}
+
+// tryPlugins loads every plugin with its configuration, as run will, and reports what does not load.
+func (c *Config) tryPlugins(r *config.Report) {
+	if len(c.Plugins) == 0 || !r.OK() {
+		return
+	}
+	catalogs, err := loadCatalogs(c)
+	if err != nil {
+		return // reported
+	}
+	classifier, err := catalog.New(catalogs...)
+	if err != nil {
+		return // reported
+	}
+	for i, p := range c.Plugins {
+		at := config.Index("plugins", i)
+		loaded, err := wasm.Open(context.Background(), p, wasm.Env{Builtin: shippedPlugins, Pinned: pinnedPlugins, Categories: classifier.Categories(), Instances: 1})
+		if err == nil {
+			loaded.Close()
+			continue
+		}
+		hint := "correct what the plugin reads: config, config_file, grants and edits"
+		switch {
+		case errors.Is(err, wasm.ErrNotPinned):
+			at, hint = at+".file", "file: "+wasm.BuiltinScheme+"geofence"
+		case r.Has(at + ".config"):
+			at += ".config"
+		case r.Has(at + ".config_file"):
+			at += ".config_file"
+		}
+		r.Error(at, "plugin does not load: "+err.Error(), hint)
 	}
 }

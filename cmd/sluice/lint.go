@@ -68,6 +68,7 @@ func lintFile(file string, rate float64, now time.Time) []config.Problem {
 	}
 	c, r := readConfig(file)
 	c.check(r, now, rate)
+	c.tryPlugins(r)
 	problems := r.Problems()
 	if wd, err := os.Getwd(); err == nil { // files that the configuration names appear as the caller would type them
 		for i, p := range problems {
