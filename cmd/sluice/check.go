@@ -134,7 +134,9 @@ func (c *Config) checkSources(r *config.Report) {
 			continue
 		}
 		s.MQTT.Check(r, at+".mqtt")
-		checkPrivateFile(r, at+".mqtt.tls.key_file", s.MQTT.TLS.KeyFile)
+		tls := s.MQTT.TLS
+		checkFiles(r, at+".mqtt", map[string]string{"users_file": s.MQTT.UsersFile, "tls.cert_file": tls.CertFile, "tls.key_file": tls.KeyFile, "tls.client_ca_file": tls.ClientCAFile})
+		checkPrivateFile(r, at+".mqtt.tls.key_file", tls.KeyFile)
 		_, address, _ := strings.Cut(s.MQTT.Listen, "://")
 		if other := clash(listens, address); other != "" {
 			r.Error(at+".mqtt.listen", fmt.Sprintf("address %q is taken by %s", address, other), "give each listener its own port")
@@ -162,6 +164,17 @@ func clash(listens map[string]string, address string) string {
 	return ""
 }
 
+// checkFiles reports files that are named and not there. What this user may not look at is left to the gateway's.
+func checkFiles(r *config.Report, at string, files map[string]string) {
+	for _, key := range sortedKeys(files) {
+		if file := files[key]; file != "" {
+			if info, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+				r.Error(at+"."+key, fmt.Sprintf("file %q is missing", file), "relative paths start at the folder of the configuration file")
+			}
+		}
+	}
+}
+
 // checkPrivateFile reports a private key that others may read.
 func checkPrivateFile(r *config.Report, at, file string) {
 	if info, err := os.Stat(file); file != "" && err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -185,7 +198,9 @@ func (c *Config) checkUplinks(r *config.Report) {
 			continue
 		}
 		u.MQTT.Check(r, at+".mqtt")
-		checkPrivateFile(r, at+".mqtt.tls.key_file", u.MQTT.TLS.KeyFile)
+		tls := u.MQTT.TLS
+		checkFiles(r, at+".mqtt", map[string]string{"tls.ca_file": tls.CAFile, "tls.cert_file": tls.CertFile, "tls.key_file": tls.KeyFile})
+		checkPrivateFile(r, at+".mqtt.tls.key_file", tls.KeyFile)
 		if id := u.MQTT.ClientID; id != "" {
 			key := u.MQTT.URL + " " + id
 			if other, ok := clients[key]; ok {

@@ -56,7 +56,7 @@ func TestBadConfigurationsAreReported(t *testing.T) {
 	if err != nil || len(files) < 40 {
 		t.Fatalf("%d fixtures, %v", len(files), err)
 	}
-	openKeys(t)
+	closeKeys(t)
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "bad-"), ".yaml"), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -98,11 +98,13 @@ func TestBadConfigurationsAreReported(t *testing.T) {
 	}
 }
 
-// openKeys makes the key folder of the fixtures as private as a checkout may have left it open.
-func openKeys(t *testing.T) {
+// closeKeys makes the keys of the fixtures as private as a checkout may have left them open.
+func closeKeys(t *testing.T) {
 	t.Helper()
-	if err := os.Chmod("testdata/config/keys", 0o755); err != nil {
-		t.Fatal(err)
+	for name, mode := range map[string]os.FileMode{"keys": 0o755, "gate.key": 0o600} {
+		if err := os.Chmod(filepath.Join("testdata/config", name), mode); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -111,7 +113,7 @@ func TestGoodConfigurationsHaveNoProblems(t *testing.T) {
 	if err != nil || len(files) < 3 {
 		t.Fatalf("%d fixtures, %v", len(files), err)
 	}
-	openKeys(t)
+	closeKeys(t)
 	t.Setenv("SLUICE_TEST_USER", "vgw")
 	var schema any
 	if err := json.Unmarshal(config.Schema(Config{}, "test"), &schema); err != nil {
