@@ -107,7 +107,7 @@ func (s *VersionSet) heed(d *Decision, up *UplinkDecision, u int, o *FilterOpini
 			up.act(e.Op.Action, why)
 		default:
 			d.put(up, f, e.Op)
-			if f.Place.Kind == AtBody {
+			if f.Place.Kind == AtBody || f.Place.Kind == AtTopic {
 				up.Final[e.Finding] = Stricter(up.Final[e.Finding], e.Op.Action)
 			}
 		}
@@ -252,10 +252,9 @@ func (up *UplinkDecision) settle(d *Decision) {
 			case AtKey:
 				up.Final[i] = up.at(f.Place.Index, true).Action
 			case AtTopic:
-				up.Final[i] = Pass
 				for _, l := range up.levels {
 					if l.index == f.Place.Index {
-						up.Final[i] = l.op.Action
+						up.Final[i] = Stricter(up.Final[i], l.op.Action)
 					}
 				}
 			case AtClient:
