@@ -50,14 +50,11 @@ func (r *Report) add(format string, args ...any) {
 func Check(ctx context.Context, dir string, keys []Key, verify func(text []byte) (size uint64, root [32]byte, err error), progress func(done, total uint64)) (Report, error) {
 	r := Report{OK: true, Problems: []string{}}
 	j, err := OpenReadOnly(dir, keys)
-	var d *damaged
-	var rec *ErrRecord
-	var body *ErrCorrupt
-	switch {
-	case errors.As(err, &d), errors.As(err, &rec), errors.As(err, &body), errors.Is(err, errArchive), errors.Is(err, errBolt):
+	if isDamage(err) {
 		r.add("%v", err)
 		return r, nil
-	case err != nil:
+	}
+	if err != nil {
 		return r, err
 	}
 	defer j.Close()

@@ -178,8 +178,8 @@ func (r *reader) visit(seq uint64, key, value []byte) error {
 	return nil
 }
 
-// Delivered commits a delivery record for the acknowledged messages, which follow the cursor without a gap, and moves
-// the cursor behind the last. It returns after the commit. When ctx ends before, the commit may still happen: the
+// Delivered commits a delivery record for the acknowledged messages, which follow the cursor without a gap, else it is an
+// error, and moves the cursor behind the last. It returns after the commit. When ctx ends before, the commit may still happen: the
 // cursor tells. One delivery of an uplink is in flight at a time, a second call waits. The slice is the caller's.
 func (j *Journal) Delivered(ctx context.Context, uplink int, acked []*gateway.Outbound) error {
 	if j.readOnly {
@@ -223,29 +223,66 @@ func (j *Journal) deliveryBatch(uplink int, acked []*gateway.Outbound) (*batch, 
 	if len(acked) == 0 {
 		return nil, nil
 	}
-	d := &delivery{uplink: uplink, items: make([]settled, 0, len(acked))}
+	d := &delivery{uplink: uplink, last: acked[len(acked)-1].Seq}
+	if d.last >= size {
+		return nil, errDelivery
+	}
+	if err := j.acknowledge(d, cursor, acked); err != nil {
+		return nil, err
+	}
 	now, trusted := j.opt.Clock()
-	r := gateway.Record{Kind: gateway.DeliveryRecord, Time: now, Trusted: trusted, Uplink: uint8(uplink), First: acked[0].Seq, State: gateway.Forwarded}
-	for _, o := range acked {
-		if o.Seq <= r.Last || o.Seq >= size || !o.Waits.Has(uplink) {
-			return nil, errors.New("commit delivery: messages are out of order or do not wait for this uplink")
-		}
-		r.Last = o.Seq
-		if !o.Control {
+	r := gateway.Record{Kind: gateway.DeliveryRecord, Time: now, Trusted: trusted, Uplink: uint8(uplink), First: acked[0].Seq, Last: d.last, State: gateway.Forwarded}
+	for i := range d.items {
+		if !d.items[i].control {
 			r.Count++
 		}
-		source, ok := j.names.lookup(kindSource, o.Source)
-		if !ok && !o.Control {
-			return nil, errors.New("commit delivery: message of an unknown source")
-		}
-		d.items = append(d.items, settled{o.Seq, o.Control, bodySize(o.Topic, o.Payload), decision{source: uint16(source), grade: o.Grade, waits: o.Waits, holds: o.Holds}})
 	}
-	d.last = r.Last
 	record := gateway.AppendRecord(make([]byte, hashSize, 128), &r)
 	leaf := leafHash(record[hashSize:])
 	copy(record, leaf[:])
 	b := &batch{items: []item{{record: record}}, size: len(record), ready: make(chan struct{}), urgent: true, deliver: d}
 	return b, nil
+}
+
+// errDelivery is for a caller that acknowledges what it did not read: recorded, it would lose what stands in between.
+var errDelivery = errors.New("commit delivery: messages do not follow the cursor without a gap")
+
+// acknowledge fills d with what the journal has for its uplink from the cursor to d.last, which must be what was acked.
+func (j *Journal) acknowledge(d *delivery, cursor uint64, acked []*gateway.Outbound) error {
+	d.items = make([]settled, 0, len(acked))
+	visit := func(seq uint64, key, value []byte) error {
+		if len(key) != entryKeyLen || key[8] == recordByte {
+			return nil
+		}
+		h, ok := parseHeader(value)
+		if !ok {
+			return &ErrCorrupt{seq, int(key[8] - 1)}
+		}
+		if h.hold() || !h.own.Has(d.uplink) {
+			return nil
+		}
+		if len(d.items) == len(acked) || acked[len(d.items)].Seq != seq {
+			return errDelivery
+		}
+		d.items = append(d.items, settled{seq, h.control(), len(value), decision{source: h.source, grade: h.grade, waits: h.waits, holds: h.holds}})
+		return nil
+	}
+	for at := cursor; at < d.last; {
+		s, next := j.waitingSegment(d.uplink, at)
+		if s == nil {
+			break
+		}
+		next = min(next, d.last+1)
+		var key [entryKeyLen]byte
+		if err := j.files.scan(s, entryKey(&key, max(at+1, s.First), 1), next, visit); err != nil {
+			return err
+		}
+		at = max(at, next-1)
+	}
+	if len(d.items) != len(acked) {
+		return errDelivery
+	}
+	return nil
 }
 
 // oldest returns when the first message that waits for the uplink was committed, by its record. ok is false when none waits.

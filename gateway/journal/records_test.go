@@ -173,3 +173,32 @@ func TestUplinksAreNumberedForEverAndBounded(t *testing.T) {
 		t.Fatalf("number %d, %v", n, err)
 	}
 }
+
+func TestADeliveryWithAGapIsRefused(t *testing.T) {
+	j := openTest(t, testOptions(t.TempDir()))
+	for range 4 {
+		commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", nil))
+	}
+	out := read(t, j, 0, 0, 10)
+	for name, acked := range map[string][]*gateway.Outbound{
+		"the first is missing":   out[1:],
+		"one is missing":         {out[0], out[2]},
+		"two are exchanged":      {out[1], out[0]},
+		"one is not there":       {out[0], out[1], {Seq: 99}},
+		"one is there twice":     {out[0], out[1], out[1]},
+		"one is for nobody here": {out[0], {Seq: 0}},
+	} {
+		if err := j.Delivered(t.Context(), 0, acked); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if err := j.Delivered(t.Context(), 1, out); err == nil {
+		t.Error("another uplink: accepted")
+	}
+	if err := j.Delivered(t.Context(), 0, out[:3]); err != nil || j.Cursor(0) != 3 {
+		t.Fatalf("cursor %d, %v", j.Cursor(0), err)
+	}
+	if err := j.Delivered(t.Context(), 0, out); err != nil || j.Cursor(0) != 4 { // again, and one more
+		t.Fatalf("cursor %d, %v", j.Cursor(0), err)
+	}
+}

@@ -176,7 +176,9 @@ func (j *Journal) completeMeta(s *segment, next uint64) error {
 		default:
 			h, ok := parseHeader(v)
 			if !ok {
-				return &ErrCorrupt{seq, int(k[8] - 1)}
+				s.Damaged = true
+				j.opt.Log.Error("journal has a damaged body", "err", &ErrCorrupt{seq, int(k[8] - 1)})
+				return nil
 			}
 			s.addBody(seq, &h, len(v))
 		}

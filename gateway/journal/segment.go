@@ -97,6 +97,14 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 	return db, nil
 }
 
+// isDamage reports whether an error is about what stands in a file, not about reading it.
+func isDamage(err error) bool {
+	var d *damaged
+	var r *ErrRecord
+	var b *ErrCorrupt
+	return errors.As(err, &d) || errors.As(err, &r) || errors.As(err, &b) || errors.Is(err, errArchive) || errors.Is(err, errBolt)
+}
+
 // errBolt marks the error for a file that is no longer one of bbolt's.
 var errBolt = errors.New("file is damaged")
 
@@ -113,7 +121,8 @@ type segmentMeta struct {
 	Next        uint64            `json:"next"` // seq behind the last one that counts; what stands behind it in the file does not
 	BodyBytes   uint64            `json:"body_bytes"`
 	RecordBytes uint64            `json:"record_bytes"`
-	Held        uint64            `json:"held"` // held bodies
+	Held        uint64            `json:"held"`    // held bodies
+	Damaged     bool              `json:"damaged"` // something in it cannot be read: it is never deleted
 	Waits       map[int]*waitStat `json:"waits"`
 }
 
@@ -139,6 +148,9 @@ func (m *segmentMeta) addBody(seq uint64, h *header, size int) {
 
 // drained reports whether every uplink's cursor passed every body that waits in the segment.
 func (m *segmentMeta) drained(cursors *[gateway.MaxUplinks]uint64) bool {
+	if m.Damaged {
+		return false
+	}
 	for u, w := range m.Waits {
 		if cursors[u] < w.Last {
 			return false

@@ -66,7 +66,13 @@ func (j *Journal) sweepOnce() error {
 		if s == nil {
 			return nil
 		}
-		if err := j.archive(s); err != nil {
+		err := j.archive(s)
+		if isDamage(err) {
+			j.opt.Log.Error("segment is damaged and is kept", slog.Any("err", err))
+			j.mu.Lock()
+			s.Damaged = true
+			j.mu.Unlock()
+		} else if err != nil {
 			return err
 		}
 	}
