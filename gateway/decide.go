@@ -77,7 +77,10 @@ type workspace struct {
 	class   Classification
 	exempt  []byte
 	from    []int32  // output node → input node
-	places  []uint64 // what was found where, sorted; see ruled
+	places  []placed // what was found where, in order; see ruled
+	asked   int      // where in places ruled stands
+	values  []int32  // node → index of the step on its value + 1; see at
+	keys    []int32  // node → index of the step on its key + 1
 	msg     Message
 }
 

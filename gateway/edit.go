@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strconv"
 )
@@ -275,27 +276,57 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 }
 
 // ruled reports whether the message as received had the same finding at the same place: then the ruling on it stands,
-// and since the editor left the place alone, it was to leave it as it is.
+// and since the editor left the place alone, it was to leave it as it is. Classifiers find in one order, so that asking
+// in that order walks the places once.
 func (d *Decision) ruled(p Place, category uint16) bool {
-	places := d.w.places
-	if len(places) == 0 {
+	w := &d.w
+	if len(w.places) == 0 {
 		for i := range d.Class.Findings {
 			if f := &d.Class.Findings[i]; f.By != ByPlugin {
-				places = append(places, placeKey(f.Place, f.Category))
+				w.places = append(w.places, placed{placeKey(f.Place), f.Category})
 			}
 		}
-		if !slices.IsSorted(places) {
-			slices.Sort(places)
+		byKey := func(a, b placed) int { return cmp.Compare(a.key, b.key) }
+		if !slices.IsSortedFunc(w.places, byKey) {
+			slices.SortFunc(w.places, byKey)
 		}
-		d.w.places = places
+		w.asked = 0
 	}
-	_, found := slices.BinarySearch(places, placeKey(p, category))
-	return found
+	key := placeKey(p)
+	if w.asked > 0 && w.places[w.asked-1].key >= key {
+		w.asked = 0
+	}
+	for w.asked < len(w.places) && w.places[w.asked].key < key {
+		w.asked++
+	}
+	for i := w.asked; i < len(w.places) && w.places[i].key == key; i++ {
+		if w.places[i].category == category {
+			return true
+		}
+	}
+	return false
 }
 
-// placeKey is a place and a category in one number.
-func placeKey(p Place, category uint16) uint64 {
-	return uint64(p.Kind)<<48 | uint64(uint32(p.Index))<<16 | uint64(category)
+// placed is a finding of the message as received, for ruled.
+type placed struct {
+	key      uint64
+	category uint16
+}
+
+// placeKey orders places as classifiers go through a message: topic, client id, then the nodes, a key before its value.
+func placeKey(p Place) uint64 {
+	index := uint64(uint32(p.Index))
+	switch p.Kind {
+	case AtTopic:
+		return index
+	case AtClient:
+		return 1 << 40
+	case AtKey:
+		return 2<<40 | index<<1
+	case AtValue:
+		return 2<<40 | index<<1 | 1
+	}
+	return 1<<63 | uint64(p.Kind)<<40 | index
 }
 
 const (
@@ -317,7 +348,7 @@ func (s *VersionSet) exempt(d *Decision, up *UplinkDecision) bool {
 			c := &w.changes[change]
 			if c.Op == SetValue || c.Op == SetKey {
 				change++
-				return step{node: c.Node, key: c.Op == SetKey, op: up.at(c.Node, c.Op == SetKey)}, true
+				return step{node: c.Node, key: c.Op == SetKey, op: *w.at(up, c.Node, c.Op == SetKey)}, true
 			}
 		}
 		return step{}, false

@@ -46,6 +46,9 @@ func (g Grade) Rank() int {
 
 // Highest returns the stricter of two grades. Between core and ungraded it returns ungraded, which says more: that nobody looked.
 func Highest(a, b Grade) Grade {
+	if a == b {
+		return a
+	}
 	if a.Rank() == b.Rank() && (a == Ungraded || b == Ungraded) {
 		return Ungraded
 	}

@@ -76,6 +76,7 @@ func (s *VersionSet) plan(d *Decision, u int) {
 	}
 	up.fold(d)
 	up.pairUp(findings)
+	d.w.lookUp(up, len(d.Body.Nodes))
 	up.settle(d)
 }
 
@@ -193,9 +194,35 @@ func compareSteps(a, b step) int {
 	return 1
 }
 
-// at returns the operation on a place, Pass when there is none.
-func (up *UplinkDecision) at(node int32, key bool) Operation { return operationAt(up.steps, node, key) }
+// lookUp lists the steps by node, for at.
+func (w *workspace) lookUp(up *UplinkDecision, nodes int) {
+	w.values, w.keys = grow(w.values, nodes), grow(w.keys, nodes)
+	clear(w.values)
+	clear(w.keys)
+	for i := range up.steps {
+		if st := &up.steps[i]; st.key {
+			w.keys[st.node] = int32(i) + 1
+		} else {
+			w.values[st.node] = int32(i) + 1
+		}
+	}
+}
 
+var passOperation = plain(Pass)
+
+// at returns the operation on a place, Pass when there is none. The steps must not have changed since lookUp.
+func (w *workspace) at(up *UplinkDecision, node int32, key bool) *Operation {
+	list := w.values
+	if key {
+		list = w.keys
+	}
+	if node < 0 || int(node) >= len(list) || list[node] == 0 {
+		return &passOperation
+	}
+	return &up.steps[list[node]-1].op
+}
+
+// operationAt is at while the steps are still being made.
 func operationAt(steps []step, node int32, key bool) Operation {
 	if i, found := slices.BinarySearchFunc(steps, step{node: node, key: key}, compareSteps); found {
 		return steps[i].op
@@ -248,9 +275,9 @@ func (up *UplinkDecision) settle(d *Decision) {
 		if !ruled.OnMessage() {
 			switch f.Place.Kind {
 			case AtValue:
-				up.Final[i] = up.at(f.Place.Index, false).Action
+				up.Final[i] = d.w.at(up, f.Place.Index, false).Action
 			case AtKey:
-				up.Final[i] = up.at(f.Place.Index, true).Action
+				up.Final[i] = d.w.at(up, f.Place.Index, true).Action
 			case AtTopic:
 				for _, l := range up.levels {
 					if l.index == f.Place.Index {
