@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -256,6 +257,31 @@ func TestAFullDiskStillRecordsDeliveries(t *testing.T) {
 	if _, err := os.Stat(reserve); err != nil || j.Full() || committed.Load() != 3 {
 		t.Fatalf("%d committed, reserve: %v", committed.Load(), err)
 	}
+	j.Close()
+	mustCheck(t, o.Dir)
+}
+
+func TestAFullDiskStillLetsDrainedSegmentsGo(t *testing.T) {
+	o := testOptions(t.TempDir())
+	o.SegmentSize = 1 << 20
+	reserve := filepath.Join(o.Dir, reserveFile)
+	o.openFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
+		if _, err := os.Stat(reserve); strings.HasSuffix(name, tmpSuffix) && err == nil {
+			return nil, syscall.ENOSPC
+		}
+		return os.OpenFile(name, flag, perm)
+	}
+	archived := make(chan struct{}, 16)
+	o.step = func(name string) {
+		if name == "unlinked" {
+			archived <- struct{}{}
+		}
+	}
+	j := openTest(t, o)
+	wg, _ := appendMany(j, 40, 64<<10, 1)
+	wg.Wait()
+	drain(t, j, 0)
+	<-archived
 	j.Close()
 	mustCheck(t, o.Dir)
 }

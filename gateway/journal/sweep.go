@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -42,6 +43,10 @@ func (j *Journal) sweep() {
 		err := j.sweepOnce()
 		if err != nil && !failed {
 			j.opt.Log.Error("journal cannot tidy up", slog.Any("err", err))
+		}
+		if errors.Is(err, syscall.ENOSPC) && j.spendReserve() { // an archive makes room, but needs some first
+			j.opt.after(retryLast, j.poke)
+			j.tidySoon()
 		}
 		if failed = err != nil; failed {
 			retry = time.After(retryLast)
