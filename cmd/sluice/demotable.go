@@ -105,7 +105,7 @@ func telling(sent, saw []byte) (string, string) {
 
 // telltale orders the fields that everybody recognises before the others.
 func telltale(name string) int {
-	order := []string{"vin", "lat", "lon", "plate", "phone"}
+	order := []string{"vin", "a key", "lat", "lon", "plate", "phone"}
 	if i := slices.Index(order, name); i >= 0 {
 		return i
 	}
@@ -129,6 +129,9 @@ func flat(body []byte) map[string]string {
 		switch v := v.(type) {
 		case map[string]any:
 			for k, e := range v {
+				if _, container := e.(map[string]any); container {
+					out["a key"] = k // one is enough to see what became of it
+				}
 				walk(k, e)
 			}
 		case []any:
