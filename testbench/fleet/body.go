@@ -92,16 +92,51 @@ func (b *body) position(m *Message, v *vehicle) {
 	b.add(`,"lat":%s,"lon":%s`, m.secret(degrees(p.Lat)), m.secret(degrees(p.Lon)))
 }
 
-// pad appends cell voltages in mV, and cell temperatures in degrees Celsius, until the object has about size bytes.
+// padding limits of pad.
+const (
+	padCells  = 12  // cell voltages of one module
+	padSample = 150 // most bytes of one sample
+)
+
+// pad makes the object about size bytes long with what a telemetry unit reports beside the rest: the cells of one battery
+// module, samples of motor and battery with 8 named numbers each, and temperatures of as many probes as fit. That is about
+// 70 leaves in 1 KB, counting the report itself.
 func (b *body) pad(f *Fleet, size int) {
 	const head, tail = `,"cell_temp":[23,24,23],"cell_voltage":[`, 2 // closing bracket and brace
 	if len(b.b)+len(head)+4+tail > size {
 		return
 	}
+	millivolts := func() { b.b = strconv.AppendInt(b.b, int64(3600+f.rng.IntN(400)), 10) }
 	b.b = append(b.b, head...)
-	b.b = strconv.AppendInt(b.b, int64(3600+f.rng.IntN(400)), 10)
-	for len(b.b)+5+tail <= size {
-		b.b = strconv.AppendInt(append(b.b, ','), int64(3600+f.rng.IntN(400)), 10)
+	millivolts()
+	for n := 1; n < padCells && len(b.b)+5+tail <= size; n++ {
+		b.b = append(b.b, ',')
+		millivolts()
+	}
+	b.b = append(b.b, ']')
+	if len(b.b)+padSample+20 <= size {
+		b.samples(f, size-tail)
+	}
+	const probes = `,"probe_temp":[`
+	if len(b.b)+len(probes)+2+tail <= size {
+		b.b = append(append(b.b, probes...), "21"...)
+		for len(b.b)+3+tail <= size {
+			b.b = strconv.AppendInt(append(b.b, ','), int64(20+f.rng.IntN(20)), 10)
+		}
+		b.b = append(b.b, ']')
+	}
+}
+
+// samples appends as many samples as fit before the object has size bytes.
+func (b *body) samples(f *Fleet, size int) {
+	b.b = append(b.b, `,"samples":[`...)
+	for n := 0; len(b.b)+padSample+1 <= size; n++ {
+		if n > 0 {
+			b.b = append(b.b, ',')
+		}
+		r := func(from, to int) int { return from + f.rng.IntN(to-from) }
+		b.add(`{"time":%d,"motor_speed":%d,"motor_torque":%d.%d,"pack_voltage":%d.%d,"pack_current":%d.%d,"insulation":%d,"soh":%d.%d,"tyre_pressure":%d}`,
+			r(1000, 9999), r(1000, 9000), r(10, 90), r(0, 10), r(350, 410), r(0, 10), r(10, 99), r(0, 10), r(1000, 5000), r(90, 99), r(0, 10), r(220, 260))
 	}
 	b.b = append(b.b, ']')
 }

@@ -50,7 +50,7 @@ func TestEveryMessageIsWhatItClaimsToBe(t *testing.T) {
 			if m.Kind == Opaque && utf8.Valid(m.Payload) {
 				t.Fatal("opaque body is text")
 			}
-			if size >= 1024 && (len(m.Payload) > size+3 || len(m.Payload) < size-8) {
+			if size >= 1024 && (len(m.Payload) > size+3 || len(m.Payload) < size-24) {
 				t.Fatalf("%s: %d bytes, want about %d", m.Kind, len(m.Payload), size)
 			}
 		}
