@@ -158,7 +158,8 @@ func Parse(text string) (c Checkpoint, err error) {
 			return c, ErrCheckpoint
 		}
 		if at, isTime := strings.CutPrefix(line, atPrefix); isTime && out.At.IsZero() && len(out.Extensions) == 0 {
-			if out.At, err = time.Parse("2006-01-02T15:04:05Z", at); err != nil || out.At.IsZero() {
+			out.At, err = time.Parse(time.RFC3339, at)
+			if err != nil || out.At.IsZero() || out.At.Format("2006-01-02T15:04:05Z") != at { // one written form only
 				return c, ErrCheckpoint
 			}
 			continue

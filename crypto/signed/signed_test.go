@@ -100,6 +100,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add("vgw-0001\n4711\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\nat 2026-11-22T06:14:10Z\nmore\n")
 	f.Add("a\n0\n" + strings.Repeat("A", 43) + "=\n")
 	f.Add("a\n01\n\n")
+	f.Add("00\n0\n0000000000000000000000000000000000000000000=\nat 0000-01-01T0:00:00Z\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse(text)
 		if err != nil {
