@@ -92,30 +92,46 @@ func (b *body) position(m *Message, v *vehicle) {
 	b.add(`,"lat":%s,"lon":%s`, m.secret(degrees(p.Lat)), m.secret(degrees(p.Lon)))
 }
 
-// padding limits of pad.
+// Bounds of pad.
 const (
-	padCells  = 12  // cell voltages of one module
-	padSample = 150 // most bytes of one sample
+	padCells  = 8  // cell voltages of one module
+	padMember = 80 // most bytes of one signal
 )
 
+// signals are names of the COVESA vehicle signal specification with the least and the greatest value, in order of use.
+// The verb takes the number of the part, from 1.
+var signals = []struct {
+	name     string
+	from, to int
+}{
+	{"Vehicle.Powertrain.ElectricMotor.M%d.Speed", 1000, 9000},
+	{"Vehicle.Powertrain.ElectricMotor.M%d.Torque", 10, 300},
+	{"Vehicle.Powertrain.ElectricMotor.M%d.Temperature", 20, 120},
+	{"Vehicle.Powertrain.TractionBattery.CellVoltage.Module%d", 300, 420},
+	{"Vehicle.Chassis.Axle.Row%d.Wheel.Left.Tire.Pressure", 220, 260},
+	{"Vehicle.Chassis.Axle.Row%d.Wheel.Right.Tire.Pressure", 220, 260},
+}
+
 // pad makes the object about size bytes long with what a telemetry unit reports beside the rest: the cells of one battery
-// module, samples of motor and battery with 8 named numbers each, and temperatures of as many probes as fit. That is about
-// 70 leaves in 1 KB, counting the report itself.
+// module, then signals by their full names, and temperatures of as many probes as fit. That is about 40 leaves in 1 KB,
+// counting the report itself.
 func (b *body) pad(f *Fleet, size int) {
 	const head, tail = `,"cell_temp":[23,24,23],"cell_voltage":[`, 2 // closing bracket and brace
 	if len(b.b)+len(head)+4+tail > size {
 		return
 	}
-	millivolts := func() { b.b = strconv.AppendInt(b.b, int64(3600+f.rng.IntN(400)), 10) }
 	b.b = append(b.b, head...)
-	millivolts()
-	for n := 1; n < padCells && len(b.b)+5+tail <= size; n++ {
-		b.b = append(b.b, ',')
-		millivolts()
+	for n := 0; n == 0 || n < padCells && len(b.b)+5+tail <= size; n++ {
+		if n > 0 {
+			b.b = append(b.b, ',')
+		}
+		b.b = strconv.AppendInt(b.b, int64(3600+f.rng.IntN(400)), 10)
 	}
 	b.b = append(b.b, ']')
-	if len(b.b)+padSample+20 <= size {
-		b.samples(f, size-tail)
+	for n := 0; len(b.b)+padMember+tail <= size; n++ {
+		s := &signals[n%len(signals)]
+		b.b = append(fmt.Appendf(append(b.b, `,"`...), s.name, n/len(signals)+1), `":`...)
+		b.b = strconv.AppendInt(b.b, int64(s.from+f.rng.IntN(s.to-s.from)), 10)
 	}
 	const probes = `,"probe_temp":[`
 	if len(b.b)+len(probes)+2+tail <= size {
@@ -125,18 +141,4 @@ func (b *body) pad(f *Fleet, size int) {
 		}
 		b.b = append(b.b, ']')
 	}
-}
-
-// samples appends as many samples as fit before the object has size bytes.
-func (b *body) samples(f *Fleet, size int) {
-	b.b = append(b.b, `,"samples":[`...)
-	for n := 0; len(b.b)+padSample+1 <= size; n++ {
-		if n > 0 {
-			b.b = append(b.b, ',')
-		}
-		r := func(from, to int) int { return from + f.rng.IntN(to-from) }
-		b.add(`{"time":%d,"motor_speed":%d,"motor_torque":%d.%d,"pack_voltage":%d.%d,"pack_current":%d.%d,"insulation":%d,"soh":%d.%d,"tyre_pressure":%d}`,
-			r(1000, 9999), r(1000, 9000), r(10, 90), r(0, 10), r(350, 410), r(0, 10), r(10, 99), r(0, 10), r(1000, 5000), r(90, 99), r(0, 10), r(220, 260))
-	}
-	b.b = append(b.b, ']')
 }
