@@ -232,7 +232,11 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 	w.msg = *d.Message
 	w.msg.Topic, w.msg.Payload = up.Topic, up.Payload
 	w.class.Reset()
-	s.Classifier.Classify(&w.msg, &w.body, &w.class)
+	if again, ok := s.Classifier.(Reclassifier); ok && len(up.levels) == 0 && !d.renames() {
+		again.Reclassify(&w.msg, &w.body, &w.class)
+	} else {
+		s.Classifier.Classify(&w.msg, &w.body, &w.class)
+	}
 	for _, n := range w.class.Unknown {
 		if w.exempt[n]&exemptValue == 0 {
 			return ReasonOutput
@@ -273,6 +277,11 @@ func (s *VersionSet) check(d *Decision, u int) Reason {
 		}
 	}
 	return NoReason
+}
+
+// renames reports whether some key was replaced: what lies below it is then elsewhere.
+func (d *Decision) renames() bool {
+	return slices.ContainsFunc(d.w.changes, func(c Change) bool { return c.Op == SetKey })
 }
 
 // ruled reports whether the message as received had the same finding at the same place: then the ruling on it stands,

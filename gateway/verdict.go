@@ -154,6 +154,15 @@ type Classifier interface {
 	Unlisted(opaque bool) uint16
 }
 
+// Reclassifier is a Classifier that grades an edited body again without repeating what cannot have changed.
+type Reclassifier interface {
+	// Reclassify appends to c at least every finding and unknown leaf that Classify would make and that is not already
+	// settled by the body as received: b came from a body that Classify has seen by removing members and elements and by
+	// replacing values; every key, every other value, the topic and the client are what they were. A leaf that was known
+	// only for its neighbour, as half of a position, was ruled as that and need not be reported when the neighbour went.
+	Reclassify(m *Message, b *Body, c *Classification)
+}
+
 // Reset empties c for the next message and keeps its memory.
 func (c *Classification) Reset() {
 	c.Findings, c.Unknown, c.Positions = c.Findings[:0], c.Unknown[:0], c.Positions[:0]

@@ -30,6 +30,7 @@ type scratch struct {
 	halves  []half
 	datums  []datumAt
 	loose   int32
+	leaves  int // of the body
 	frames  []frame
 	path    []int32
 	covers  []cover
@@ -54,7 +55,24 @@ func (c *Classifier) Classify(m *gateway.Message, b *gateway.Body, class *gatewa
 	scratches.Put(s)
 }
 
+// Reclassify implements gateway.Reclassifier. What a leaf, the keys on its path and the topic make is what it was before
+// the edit; what neighbours make together, positions, is looked for again.
+func (c *Classifier) Reclassify(m *gateway.Message, b *gateway.Body, class *gateway.Classification) {
+	s := scratches.Get().(*scratch)
+	s.trace = nil
+	c.matchTopic(s, m)
+	s.scan(c, b)
+	if s.leaves == 0 {
+		c.whole(s, class)
+	} else if len(s.halves) > 0 {
+		c.walk(s, b, class, true)
+		s.link(class)
+	}
+	scratches.Put(s)
+}
+
 func (c *Classifier) classify(s *scratch, m *gateway.Message, b *gateway.Body, class *gateway.Classification) {
+	c.matchTopic(s, m)
 	c.outside(s, m, class)
 	if len(b.Nodes) == 0 {
 		s.emit(c, class, gateway.Place{Kind: gateway.AtBody}, c.opaque, gateway.ByCatalog, matched, Reason{Kind: "opaque"})
@@ -62,15 +80,36 @@ func (c *Classifier) classify(s *scratch, m *gateway.Message, b *gateway.Body, c
 		return
 	}
 	s.scan(c, b)
+	c.walk(s, b, class, false)
+	if s.leaves == 0 {
+		c.whole(s, class)
+	}
+	s.link(class)
+}
+
+// walk makes the findings of the body, in document order; with onlyHalves those of leaves that may be half of a position.
+func (c *Classifier) walk(s *scratch, b *gateway.Body, class *gateway.Classification, onlyHalves bool) {
 	s.frames, s.path, s.covers, s.start = s.frames[:0], s.path[:0], s.covers[:0], 0
-	leaves, next := 0, 0 // next half of a position
-	for i := range b.Nodes {
-		s.leave(int32(i))
+	next := 0 // next half of a position
+	for i := 0; i < len(b.Nodes); i++ {
 		n := &b.Nodes[i]
+		for next < len(s.halves) && s.halves[next].node < int32(i) {
+			next++
+		}
+		if onlyHalves {
+			if next == len(s.halves) {
+				return
+			}
+			if s.halves[next].node >= n.Next {
+				i = int(n.Next) - 1 // nothing to see in here
+				continue
+			}
+		}
+		s.leave(int32(i))
 		path, start, covers := len(s.path), s.start, len(s.covers)
 		if k := s.infos[i]; k != nil {
 			s.path = append(s.path, k.segs...)
-			if k.hits.seen != 0 {
+			if k.hits.seen != 0 && !onlyHalves {
 				c.bare(s, class, gateway.Place{Kind: gateway.AtKey, Index: int32(i)}, &k.hits)
 			}
 			c.enter(s, b, i, k, path)
@@ -84,10 +123,6 @@ func (c *Classifier) classify(s *scratch, m *gateway.Message, b *gateway.Body, c
 			s.frames = append(s.frames, frame{n.Next, path, start, covers})
 			continue
 		}
-		for next < len(s.halves) && s.halves[next].node < int32(i) {
-			next++
-		}
-		leaves++
 		if next < len(s.halves) && s.halves[next].node == int32(i) {
 			c.leaf(s, b, i, class, &s.halves[next])
 		} else {
@@ -95,10 +130,6 @@ func (c *Classifier) classify(s *scratch, m *gateway.Message, b *gateway.Body, c
 		}
 		s.path, s.start, s.covers = s.path[:path], start, s.covers[:covers]
 	}
-	if leaves == 0 {
-		c.whole(s, class)
-	}
-	s.link(class)
 }
 
 // leave ends the objects and arrays that node i is no longer in.
@@ -110,14 +141,18 @@ func (s *scratch) leave(i int32) {
 	}
 }
 
-// outside matches the topic and looks into its levels and the client id.
-func (c *Classifier) outside(s *scratch, m *gateway.Message, class *gateway.Classification) {
+// matchTopic matches the topic.
+func (c *Classifier) matchTopic(s *scratch, m *gateway.Message) {
 	s.topics = s.topics[:0]
 	for i := range c.topics {
 		if f := &c.topics[i]; f.fits(m.Topic) {
 			s.topics = append(s.topics, cover{match: f.match, topic: true})
 		}
 	}
+}
+
+// outside looks into the levels of the topic and the client id.
+func (c *Classifier) outside(s *scratch, m *gateway.Message, class *gateway.Classification) {
 	s.level = append(s.level[:0], m.Topic...)
 	p, found := point{}, false // a position may stand in two levels
 	if t := (text{s: s.level}); len(s.level) >= shortest {

@@ -52,6 +52,7 @@ type point struct {
 // scan walks the body once before classifying: it looks up every key and collects what may be a position.
 func (s *scratch) scan(c *Classifier, b *gateway.Body) {
 	s.infos, s.halves, s.datums, s.loose = s.infos[:0], s.halves[:0], s.datums[:0], -1
+	s.leaves = 0
 	named := false
 	for i := range b.Nodes {
 		n := &b.Nodes[i]
@@ -60,6 +61,9 @@ func (s *scratch) scan(c *Classifier, b *gateway.Body) {
 			k = c.keys.lookup(c, b.Key(i))
 		}
 		s.infos = append(s.infos, k)
+		if !n.Kind.Container() {
+			s.leaves++
+		}
 		switch {
 		case n.Kind == gateway.Array && len(b.Nodes)-i > 2:
 			s.pairArray(b, int32(i))
