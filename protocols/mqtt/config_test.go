@@ -130,6 +130,7 @@ func TestRefusesSaysWhatTheSourceWouldDo(t *testing.T) {
 		{"vgw-1", "v1/x", 10, ""},
 		{"vgw-1", "v1/x", 2 << 10, gateway.RefusedTooLarge},
 		{"vgw-1", "v1/#", 10, gateway.RefusedMalformed},
+		{"vgw-1", "v1/a\x01", 10, gateway.RefusedMalformed},
 		{"vgw-1", "v2/x", 10, gateway.RefusedNotPermitted},
 		{"vgw-1", "v1/$sluice/x", 10, gateway.RefusedNotPermitted},
 		{"other", "v1/x", 10, gateway.RefusedNotPermitted},

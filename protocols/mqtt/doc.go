@@ -15,7 +15,8 @@
 // alternative name is the client id, unless any_client_id is set; a user name and password (users_file). Without either,
 // anonymous must be set, which is for loopback. Then the allow rules say what it may publish; they add up, and what none
 // allows is refused: a CONNECT with 0x05, a PUBLISH by closing the connection, as 3.1.1 has no other answer. Topics that
-// begin with $ or hold a level $sluice are refused always.
+// begin with $ or hold a level $sluice are refused always, and so are those that a broker in the cloud may not take:
+// with control characters or noncharacters, of more than 128 levels or 4096 bytes.
 //
 // The reader of a connection decides the messages that one read brought as one batch (Gate.Admit, in its own goroutine)
 // and puts the batch into a window; the acknowledger takes batches out in order when their tickets are done and only then

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -30,6 +31,27 @@ func reservedTopic(topic string) bool {
 		}
 	}
 	return false
+}
+
+// The bounds of a topic that every broker takes: EMQX takes 128 levels, mosquitto 200; EMQX 4 takes 4096 bytes.
+const (
+	maxTopicBytes  = 4096
+	maxTopicLevels = 128
+)
+
+// travels reports whether brokers take a message on the topic: it is not too long or deep and has neither control
+// characters nor noncharacters, over which a receiver may close the connection. [MQTT-1.5.3] One that a broker in the
+// cloud does not take would hold up everything behind it, because 3.1.1 has no other answer there either.
+func travels(topic string) bool {
+	if len(topic) > maxTopicBytes || strings.Count(topic, "/") >= maxTopicLevels {
+		return false
+	}
+	for _, r := range topic {
+		if unicode.IsControl(r) || r >= 0xFDD0 && r <= 0xFDEF || r&0xFFFE == 0xFFFE {
+			return false
+		}
+	}
+	return true
 }
 
 // permits collects the topic filters that the rules allow a client; empty means that it may publish nothing.

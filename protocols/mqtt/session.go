@@ -258,6 +258,9 @@ func (s *session) publish(b *batch, first byte, body []byte, now time.Time, full
 // 3.1.1 has no other way to say no. [MQTT-3.3.5-2]
 func (s *session) permit(name []byte) (string, error) {
 	topic := string(name)
+	if !travels(topic) {
+		return "", &refused{gateway.RefusedMalformed, "topic that brokers do not take"}
+	}
 	if !permitted(s.filters, topic) {
 		s.src.hints.topic(s.id, topic)
 		return "", &refused{gateway.RefusedNotPermitted, "topic not permitted"}

@@ -260,6 +260,10 @@ func TestWhatTheGateDoesNotSpeakFailsVisibly(t *testing.T) {
 		{"a packet over the limit ends the connection", slices.Concat(ok, []byte{0x30, 0x81, 0x80, 0x10}), connack(0), gateway.RefusedTooLarge},
 		{"a malformed packet ends the connection", slices.Concat(ok, []byte{0x36, 3, 0, 1, 'a'}), connack(0), gateway.RefusedMalformed},
 		{"a reserved topic ends the connection", slices.Concat(ok, pub(1, 1, "a/$sluice/status", "x")), connack(0), gateway.RefusedNotPermitted},
+		{"a topic with a control character ends the connection", slices.Concat(ok, pub(1, 1, "v1/a\u0085b", "x")), connack(0), gateway.RefusedMalformed},
+		{"a topic with a noncharacter ends the connection", slices.Concat(ok, pub(1, 1, "v1/\U0001FFFE", "x")), connack(0), gateway.RefusedMalformed},
+		{"a topic of many levels ends the connection", slices.Concat(ok, pub(1, 1, "v1"+strings.Repeat("/a", 128), "x")), connack(0), gateway.RefusedMalformed},
+		{"a very long topic ends the connection", slices.Concat(ok, pub(1, 1, strings.Repeat("a", 4097), "x")), connack(0), gateway.RefusedMalformed},
 		{"a topic of servers ends the connection", slices.Concat(ok, pub(1, 1, "$SYS/x", "x")), connack(0), gateway.RefusedNotPermitted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
