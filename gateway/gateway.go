@@ -80,6 +80,10 @@ func (g *Gateway) Admit(ctx context.Context, batch []*Message) (Ticket, error) {
 		return nil, fmt.Errorf("admit messages: %w", err)
 	}
 	t := &ticket{done: make(chan struct{}), release: func() { g.inHand.Release(size) }}
+	if len(batch) == 0 {
+		t.finish(0, nil)
+		return t, nil
+	}
 	set := g.use()
 	if set == nil {
 		t.release()

@@ -159,9 +159,12 @@ func (m *Metrics) inForce(set *VersionSet) {
 
 // decided counts one decision.
 func (m *Metrics) decided(set *VersionSet, d *Decision) {
-	if c := m.findings.Load(); c != nil && c.set == set {
-		for _, n := range d.record.Findings {
+	c := m.findings.Load()
+	for _, n := range d.record.Findings {
+		if c != nil && c.set == set {
 			c.of[n.Category][normal(n.Action)].Add(float64(n.Count))
+		} else { // the set is being replaced
+			m.found.WithLabelValues(set.Classifier.Categories()[n.Category].ID, normal(n.Action).String()).Add(float64(n.Count))
 		}
 	}
 	for i := range d.Opinions {

@@ -71,8 +71,8 @@ func (s *VersionSet) plan(d *Decision, u int) {
 	if len(d.Body.Nodes) == 0 && (len(findings) == 0 || !up.Action.OnMessage()) {
 		up.act(Block, ReasonOpaque) // no field action and no silence lets out what nobody could look into
 	}
-	if ReservedTopic(d.Message.Topic) {
-		up.act(Block, ReasonTopic) // the gateway's own: no device speaks there
+	if ReservedTopic(d.Message.Topic) || len(d.Message.Topic) > maxTopic {
+		up.act(Block, ReasonTopic) // the gateway's own, where no device speaks, or too long for an uplink to carry
 	}
 	up.fold(d)
 	up.pairUp(findings)

@@ -44,8 +44,9 @@ func TopicMatches(filter, topic string) bool {
 	}
 }
 
-// maxTopic is the length of the longest topic, in bytes. [MQTT-1.5.3]
-const maxTopic = 1<<16 - 1
+// maxTopic is the length in bytes of the longest topic that leaves: what MQTT can carry, less what an uplink may put in
+// front.
+const maxTopic = 1<<16 - 1 - 2048
 
 // ReservedTopic reports whether topic has a level $sluice: the gateway speaks there to its recipients, devices never.
 func ReservedTopic(topic string) bool {

@@ -195,7 +195,7 @@ type Filter interface {
 
 // FilterError is a filter's failure, by a code that is safe for records and metrics.
 type FilterError struct {
-	Code string // trap, refused, too_large, negative, canceled
+	Code string // one of FilterErrorCodes
 	Err  error
 }
 

@@ -297,7 +297,7 @@ func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog,
 func insecureSources(cfg *Config) []string {
 	list := []string{}
 	for _, s := range cfg.Sources {
-		if s.MQTT != nil && s.MQTT.Insecure {
+		if s.MQTT != nil && s.MQTT.Exposed() {
 			list = append(list, s.Name)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -60,8 +59,8 @@ type parts struct {
 // runner is a source as run drives it.
 type runner interface {
 	gateway.Source
-	Listening() bool  // devices can connect
-	ReloadTLS() error // read the certificates again
+	Listening() bool // devices can connect
+	Reload() error   // read certificates and users again
 }
 
 // source is a source with what readyz says of it.
@@ -73,15 +72,15 @@ type source struct {
 }
 
 func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("run", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	file := flags.String("c", defaultConfigFile, "configuration `FILE`")
+	flags := newFlags("run", "[-c FILE] [-v]")
+	file := flags.String("c", defaultConfigFile, "configuration `file`")
 	verbose := flags.Bool("v", false, "log more")
-	if err := flags.Parse(args); err != nil {
-		return exitUsage
+	rest, status, done := parseFlags(flags, args, stdout, stderr)
+	if done {
+		return status
 	}
-	if flags.NArg() > 0 {
-		return usage(stderr, fmt.Errorf("run takes no arguments"), "sluice run -c "+*file)
+	if len(rest) > 0 {
+		return usage(stderr, fmt.Errorf("run: unexpected argument %q", rest[0]), "type sluice run -c "+rest[0])
 	}
 	cfg, status := configured(*file, stderr)
 	if cfg == nil {
@@ -110,7 +109,9 @@ func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			}
 		}
 	}()
-	if err := a.Run(ctx); err != nil {
+	if err := a.Run(ctx); errors.Is(err, syscall.EADDRINUSE) {
+		return fail(stderr, err, "another program listens there: stop it, or give listen another port in "+*file)
+	} else if err != nil {
 		return fail(stderr, err)
 	}
 	return exitGood
@@ -210,6 +211,7 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if with.extra != nil {
 		a.sources = append(a.sources, &source{name: "standard input", runner: with.extra})
 	}
+	a.noteCertificates()
 	return a, a.openConsole()
 }
 
@@ -265,8 +267,8 @@ func (a *assembly) openJournal() error {
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
 		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
-		CheckpointEvery: a.cfg.Audit.CheckpointEvery,
-		OnCommit:        func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
+		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
+		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
 	return err
 }
 
@@ -347,10 +349,11 @@ func (a *assembly) reload(by string) (err error) {
 		a.event(map[string]string{"event": "key created", "id": id})
 	}
 	for _, s := range a.sources {
-		if err := s.ReloadTLS(); err != nil {
+		if err := s.Reload(); err != nil {
 			return err
 		}
 	}
+	a.noteCertificates()
 	a.log.Info("configuration reloaded", "set", set.Number)
 	return nil
 }
@@ -498,6 +501,18 @@ type device struct{ *mqtt.Source }
 
 // Listening implements runner.
 func (d device) Listening() bool { return d.Addr() != nil }
+
+// Reload implements runner.
+func (d device) Reload() error { return errors.Join(d.ReloadTLS(), d.ReloadUsers()) }
+
+// noteCertificates shows in the metrics when the sources' certificates expire.
+func (a *assembly) noteCertificates() {
+	for _, s := range a.sources {
+		if d, ok := s.runner.(device); ok && !d.CertExpiry().IsZero() {
+			a.metrics.Certificate(s.name, d.CertExpiry())
+		}
+	}
+}
 
 // refuses says why the message's source would not take it in, "" when it would.
 func (c *Config) refuses(m *gateway.Message) gateway.Refusal {
