@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -38,14 +37,14 @@ const maxFilterLine = 8 << 20
 const filterBatch = 256
 
 func filterVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fs := flag.NewFlagSet("filter", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("c", defaultConfigFile, "configuration `FILE`")
-	if err := fs.Parse(args); err != nil {
-		return exitUsage
+	fs := newFlags("filter", "[-c FILE] < MESSAGES")
+	file := fs.String("c", defaultConfigFile, "configuration `file`")
+	rest, status, done := parseFlags(fs, args, stdout, stderr)
+	if done {
+		return status
 	}
-	if fs.NArg() > 0 {
-		return usage(stderr, fmt.Errorf("filter reads standard input and takes no arguments"), "sluice filter -c sluice.yaml < messages.ndjson")
+	if len(rest) > 0 {
+		return usage(stderr, fmt.Errorf("filter: unexpected argument %q", rest[0]), "messages are read from standard input: sluice filter -c sluice.yaml < messages.ndjson")
 	}
 	cfg, status := configured(*file, stderr)
 	if cfg == nil {
@@ -93,8 +92,8 @@ type lineSource struct {
 // Listening implements runner.
 func (s *lineSource) Listening() bool { return true }
 
-// ReloadTLS implements runner.
-func (s *lineSource) ReloadTLS() error { return nil }
+// Reload implements runner.
+func (s *lineSource) Reload() error { return nil }
 
 // Run admits every line, then waits until all of it is written.
 func (s *lineSource) Run(ctx context.Context, g gateway.Gate) error {
