@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -157,5 +158,26 @@ func TestABodyUnderAnUnknownKeyIsReportedByItsSeq(t *testing.T) {
 	j = openTest(t, both)
 	if n := drain(t, j, 0); n != 2 {
 		t.Fatalf("%d delivered", n)
+	}
+}
+
+func TestWhatStandsInFrontOfADamagedBodyIsRead(t *testing.T) {
+	o := testOptions(t.TempDir())
+	j := openTest(t, o)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("first")))
+	j.Close()
+	other := o
+	other.Keys = []Key{{ID: 8, Secret: [32]byte{9}}}
+	j = openTest(t, other)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("second")))
+	j.Close()
+	j = openTest(t, o)
+	out, err := j.Read(0, 0, 10, 1<<20, nil)
+	if err != nil || len(out) != 1 || string(out[0].Payload) != "first" {
+		t.Fatalf("read %d, err = %v", len(out), err)
+	}
+	var damaged *ErrCorrupt
+	if out, err = j.Read(0, out[0].Seq, 10, 1<<20, out[:0]); !errors.As(err, &damaged) || len(out) != 0 {
+		t.Fatalf("read %d, err = %v", len(out), err)
 	}
 }

@@ -104,7 +104,11 @@ func (j *Journal) Read(uplink int, after uint64, most int, maxBytes int, out []*
 		}
 		var key [entryKeyLen]byte
 		err := j.files.scan(s, entryKey(&key, max(after+1, s.First), 1), next, r.visit)
-		if err != nil && !errors.Is(err, errGone) {
+		switch {
+		case err == nil || errors.Is(err, errGone):
+		case len(r.out) > len(out):
+			return r.out, nil // the error comes when nothing is left in front of it
+		default:
 			return r.out, err
 		}
 		after = next - 1
