@@ -365,6 +365,17 @@ func listNumbered(dir, prefix, suffix string) ([]uint64, error) {
 	return out, nil
 }
 
+// Exists reports whether the folder holds a journal. What waits in it and its archives are sealed, so that it is of no
+// use without the at-rest keys that it was written under.
+func Exists(dir string) (bool, error) {
+	segments, err := listNumbered(dir, segPrefix, segSuffix)
+	if err != nil || len(segments) > 0 {
+		return len(segments) > 0, err
+	}
+	archives, err := listNumbered(filepath.Join(dir, archiveDir), arcPrefix, arcSuffix)
+	return len(archives) > 0, err
+}
+
 // syncDir makes the creation, renaming and removal of files in a folder durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
