@@ -1,11 +1,12 @@
 package gateway
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/crypto/blake2b"
 )
 
 // RecordKind says what a record is about.
@@ -270,9 +271,10 @@ func (d *recordReader) detail(dst []byte) []byte {
 	return append(dst, d.take(int(d.uvarint(maxRecordDetail)))...)
 }
 
-// Commitment binds a record to bytes without showing them: SHA-256 over the label, the salt and the parts, each with
-// its length in front as 8 bytes big-endian. Whoever has salt and bytes can check it; the salt lies beside the body and
-// goes with it. Labels: "sluice input v1" (topic, client id, payload), "sluice left v1" (topic, payload).
+// Commitment binds a record to bytes without showing them: BLAKE2b-256 [RFC 7693] over the label, the salt and the
+// parts, each part with its length in front as 8 bytes big-endian. Whoever has salt and bytes can check it; the salt lies
+// beside the body and goes with it. Labels: "sluice input v1" (topic, client id, payload), "sluice left v1" (topic,
+// payload).
 func Commitment(label string, salt *[16]byte, parts ...[]byte) [32]byte {
 	var buf [1 << 11]byte
 	b := append(buf[:0], label...)
@@ -281,5 +283,5 @@ func Commitment(label string, salt *[16]byte, parts ...[]byte) [32]byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(len(p)))
 		b = append(b, p...)
 	}
-	return sha256.Sum256(b)
+	return blake2b.Sum256(b)
 }
