@@ -72,6 +72,8 @@ func countLeadingDigits(p []byte) int {
 	return len(p)
 }
 
+const maxExponent = 9999
+
 // parseExponent reads an exponent; beyond four digits it says no more than that it is large.
 func parseExponent(p []byte) (e int, ok bool) {
 	neg := len(p) > 0 && p[0] == '-'
@@ -82,7 +84,7 @@ func parseExponent(p []byte) (e int, ok bool) {
 		if !isNumeral(c) {
 			return 0, false
 		}
-		e = min(e*10+int(c-'0'), 9999)
+		e = min(e*10+int(c-'0'), maxExponent)
 	}
 	if neg {
 		e = -e
@@ -109,6 +111,20 @@ func (d *decimal) integer(dst []byte) []byte {
 		dst = append(dst, '0')
 	}
 	return dst
+}
+
+// leadingZeros returns how many digits stand before the first that is not zero. Of zero it returns more than there are, as
+// many as no exponent makes up for.
+func (d *decimal) leadingZeros() (n int) {
+	for _, c := range d.text {
+		if c != '0' && c != '.' {
+			return n
+		}
+		if c == '0' {
+			n++
+		}
+	}
+	return n + maxExponent
 }
 
 // decimals returns how many digits behind the point are written.

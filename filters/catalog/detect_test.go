@@ -147,6 +147,21 @@ func TestDetectors(t *testing.T) {
 		{"a position, longitude first", "116.397428 39.909230", "gnss"},
 		{"a position in a text", "POINT(116.397428 39.909230)", "(gnss)"},
 		{"a position of nmea", "$GPRMC,081836,A,3954.5538,N,11623.8457,E,000.0,360.0,130998,011.3,E*62", "(gnss)"},
+		{"a position with its words", "lat:39.909230, lon:116.397428", "(gnss)"},
+		{"a position in a query", "https://map.example/?lat=39.909230&lng=116.397428&z=17", "(gnss)"},
+		{"a position glued to its words", "Lat39.909230Lng116.397428", "(gnss)"},
+		{"a position with its words in Chinese", "纬度39.909230，经度116.397428", "(gnss)"},
+		{"a position glued to a word", "p39.909230,116.397428", "(gnss)"},
+		{"a position of iso 6709", "+39.909230+116.397428/", "(gnss)"},
+		{"a position in two lines", "39.909230\n116.397428", "gnss"},
+		{"a position with a colon", "39.909230:116.397428", "gnss"},
+		{"a position in degrees", "39.909230°N, 116.397428°E", "gnss"},
+		{"a position in degrees without hemispheres", "39.909230°, 116.397428°", "(gnss)"},
+		{"a position with its hemispheres in front", "N39.909230 E116.397428", "gnss"},
+		{"a position with its hemispheres in front and nothing between", "N39.909230E116.397428", "gnss"},
+		{"a position with its hemispheres behind and nothing between", "39.909230N116.397428E", "gnss"},
+		{"a range is no position", "39.909230-41.397428", ""},
+		{"two readings with a word between are no position", "39.909230 bar, pump 116.397428", ""},
 		{"two short numbers are no position", "39.9, 116.3", ""},
 		{"a picture in base64", base64.StdEncoding.EncodeToString(jpeg), "image"},
 		{"a picture in hexadecimal digits", hex.EncodeToString(png), "image"},
@@ -185,6 +200,9 @@ func TestNumbersOfJSON(t *testing.T) {
 		{"a mobile number with an exponent of zero", "13800138000e0", "mobile"},
 		{"a mobile number behind zeros", "0.13800138e11", "mobile"},
 		{"an identity card", "110101190001010014", "id_card"},
+		{"an identity card behind many zeros", "0.00000000000000000000000000000000000110101190001010014e53", "id_card"},
+		{"an identity card before many zeros", "110101190001010014000000000000000000000000000000000000e-36", "id_card"},
+		{"zero with a hostile exponent", "0.00e9999999", ""},
 		{"a time", "1764950400123", ""},
 		{"a hostile exponent", "1e999999999999", ""},
 		{"a long fraction", "0.12345678901234567890123", ""},
@@ -228,6 +246,21 @@ func TestConfidences(t *testing.T) {
 			if h.seen.has(d) && h.conf[d] != want {
 				t.Errorf("%q: %s has confidence %d, want %d", text, detectorNames[d], h.conf[d], want)
 			}
+		}
+	}
+}
+
+func TestHemispheresOfAPositionInAText(t *testing.T) {
+	for written, want := range map[string][2]float64{
+		"N39.9092E116.3974": {39.9092, 116.3974}, "S33.8688 E151.2093": {-33.8688, 151.2093}, "33.8688S151.2093E": {-33.8688, 151.2093},
+		"E151.2093,S33.8688": {-33.8688, 151.2093}, "+40.7128-074.0060/": {40.7128, -74.006}, "lat 40.7128 lon -74.0060": {40.7128, -74.006},
+		"40.7128°N 74.0060°W": {40.7128, -74.006}, "3954.5538,N,11623.8457,E": {39.90923, 116.397428},
+	} {
+		in := text{s: []byte(written)}
+		in.trim()
+		p, ok := findPosition(&in)
+		if !ok || math.Abs(p.lat-want[0]) > 1e-5 || math.Abs(p.lon-want[1]) > 1e-5 {
+			t.Errorf("%q: got %v, %v, %v", written, ok, p.lat, p.lon)
 		}
 	}
 }

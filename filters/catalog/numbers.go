@@ -328,11 +328,11 @@ func (s *scratch) detectNumber(literal []byte, h *hits) {
 		return
 	}
 	d, ok := parseDecimal(literal)
-	if !ok || d.ints+d.exp < 11 || d.ints+d.exp > 2*longestNumber {
+	if !ok {
 		return
 	}
-	var buf [2 * longestNumber]byte
-	if digits := d.integer(buf[:0]); len(digits) >= 11 && len(digits) <= longestNumber {
-		findDigits(digits, true, h)
+	if size := d.ints + d.exp - d.leadingZeros(); size >= 11 && size <= longestNumber {
+		var buf [longestNumber]byte
+		findDigits(d.integer(buf[:0]), true, h)
 	}
 }

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"math"
 
 	"github.com/sluice-edge/sluice/gateway"
@@ -336,13 +337,13 @@ func (s *scratch) datum(h *half) gateway.Datum {
 	return gateway.UnknownDatum
 }
 
-// findPosition looks for a position in a text: two numbers with the decimals of one and only separators between them,
-// or the fields of an NMEA sentence.
+// findPosition looks for a position in a text: two numbers with the decimals of one and only separators between them or
+// the word for the second, or the fields of an NMEA sentence. Hemispheres may stand in front or behind. [ISO 6709 Annex H]
 func findPosition(t *text) (p point, ok bool) {
 	lastFrom, lastTo, lastSide := 0, -1, byte(0)
 	var last decimal
 	for i := 0; i < len(t.s); {
-		if !isNumeral(t.s[i]) || i > 0 && (isAlnum(t.s[i-1]) && hemisphere(t.s[i-1]) == 0 || t.s[i-1] == '.') {
+		if !isNumeral(t.s[i]) || i > 0 && t.s[i-1] == '.' {
 			i++
 			continue
 		}
@@ -355,20 +356,28 @@ func findPosition(t *text) (p point, ok bool) {
 			lastTo = -1
 			continue
 		}
-		if from > 0 && (t.s[from-1] == '-' || t.s[from-1] == '+') {
+		to, side := i, byte(0)
+		switch {
+		case from > 0 && (t.s[from-1] == '-' || t.s[from-1] == '+'):
 			if from--; t.s[from] == '-' {
 				d.value = -d.value
 			}
+		case from > max(0, lastTo) && hemisphere(t.s[from-1]) != 0 && (from < 2 || byteClass[t.s[from-2]]&isLetter == 0):
+			from--
+			side = hemisphere(t.s[from])
 		}
-		to, side := i, byte(0)
-		if j := skipBlank(t.s, i); j < len(t.s) && hemisphere(t.s[j]) != 0 && (j+1 == len(t.s) || !isAlnum(t.s[j+1]) || isNumeral(t.s[j+1])) {
+		j := skipBlank(t.s, i)
+		if side == 0 && j < len(t.s) && hemisphere(t.s[j]) != 0 && (j+1 == len(t.s) || !isAlnum(t.s[j+1]) || isNumeral(t.s[j+1])) {
 			side, to = hemisphere(t.s[j]), j+1
-			d.value *= sideOf(t.s[j])
 		}
-		if lastTo >= 0 && separators(t.s[lastTo:from]) {
-			if p, ok = join(last, lastSide, d, side); ok {
-				p.from, p.to = lastFrom, to
-				return p, true
+		d.value *= sideOf(side)
+		if lastTo >= 0 {
+			glued := lastTo == from && (lastSide != 0 || isSign(t.s[lastFrom]) && isSign(t.s[from]))
+			if between := t.s[lastTo:from]; glued || separators(between) || labels(between) {
+				if p, ok = join(last, lastSide, d, side); ok {
+					p.from, p.to = lastFrom, to
+					return p, true
+				}
 			}
 		}
 		last, lastFrom, lastTo, lastSide, i = d, from, to, side, to
@@ -376,23 +385,62 @@ func findPosition(t *text) (p point, ok bool) {
 	return p, false
 }
 
-// skipBlank returns the offset of the next byte that is no blank or comma.
+func isSign(c byte) bool { return c == '-' || c == '+' }
+
+// isDegree reports whether p begins with a sign for degrees, of two bytes.
+func isDegree(p []byte) bool { return len(p) > 1 && p[0] == 0xC2 && (p[1] == 0xB0 || p[1] == 0xBA) }
+
+// skipBlank returns the offset of the next byte that is no blank, comma or sign for degrees.
 func skipBlank(s []byte, i int) int {
-	for i < len(s) && (s[i] == ' ' || s[i] == ',') {
-		i++
+	for i < len(s) {
+		switch {
+		case s[i] == ' ' || s[i] == ',':
+			i++
+		case isDegree(s[i:]):
+			i += 2
+		default:
+			return i
+		}
 	}
 	return i
 }
 
 func separators(p []byte) bool {
-	for _, c := range p {
-		switch c {
-		case ' ', ',', ';', '/', '|', '\t', '+', '_', '&':
+	if len(p) == 0 || len(p) > 4 {
+		return false
+	}
+	for i := 0; i < len(p); i++ {
+		switch p[i] {
+		case ' ', ',', ';', ':', '/', '|', '\t', '\r', '\n', '+', '_', '&':
 		default:
-			return false
+			if !isDegree(p[i:]) {
+				return false
+			}
+			i++
 		}
 	}
-	return len(p) > 0 && len(p) <= 4
+	return true
+}
+
+// longestLabel bounds what may stand between the two numbers of a position when a word for the second is part of it.
+const longestLabel = 24
+
+// labels reports whether p, which stands between two numbers, has a word for the second of a position.
+func labels(p []byte) bool {
+	if len(p) > longestLabel {
+		return false
+	}
+	for i := range p {
+		switch rest := p[i:]; {
+		case len(rest) < 3:
+			return false
+		case upper(rest[0]) != 'L' && rest[0] < 0x80:
+		case bytes.HasPrefix(rest, []byte("经")), bytes.HasPrefix(rest, []byte("纬")),
+			bytes.EqualFold(rest[:3], []byte("lat")), bytes.EqualFold(rest[:3], []byte("lon")), bytes.EqualFold(rest[:3], []byte("lng")):
+			return true
+		}
+	}
+	return false
 }
 
 // join makes a position of two numbers of a text. With hemispheres they may be in the form of NMEA 0183.
