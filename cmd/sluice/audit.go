@@ -24,8 +24,8 @@ type withIdentity struct {
 
 func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	var key string
-	r, status := parseReading("audit verify", args, stderr, func(fs *flag.FlagSet) {
-		fs.StringVar(&key, "key", "", "public key `FILE` of the log; key_dir has it under the gateway's name")
+	r, status := parseReading("audit verify", args, stdout, stderr, func(fs *flag.FlagSet, _ *reading) {
+		fs.StringVar(&key, "key", "", "public key `file` of the log; key_dir has it under the gateway's name")
 	})
 	if r == nil {
 		return status
@@ -48,7 +48,7 @@ func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if r.asJSON {
 		json.NewEncoder(stdout).Encode(report)
 	} else {
-		fmt.Fprintf(stdout, "%d decision records among %d; %d behind the newest checkpoint\n", report.Records, report.TreeSize, report.Unsigned)
+		fmt.Fprintf(stdout, "%s, %d of them decisions; %s\n", count(int(report.TreeSize), "record"), report.Records, signedPart(&report))
 	}
 	if !report.OK {
 		for _, e := range report.Errors {
@@ -60,6 +60,17 @@ func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "ok")
 	}
 	return exitGood
+}
+
+// signedPart says how much of the log is under a signed checkpoint. What is not yet is checked against stored hashes.
+func signedPart(r *audit.Report) string {
+	switch {
+	case r.Unsigned == 0:
+		return "all under a signed checkpoint"
+	case r.Checkpoint == "":
+		return "no checkpoint signed yet"
+	}
+	return fmt.Sprintf("%d behind the newest signed checkpoint", r.Unsigned)
 }
 
 // verifyLog checks the log of a journal that no gateway has, and opens every body that is still stored.

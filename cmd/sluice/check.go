@@ -25,8 +25,8 @@ const nameHint = "1 to 64 of A-Z a-z 0-9 _ -, like vgw-0001"
 // check reports everything that is wrong between the keys, and which budgets do not last at rate messages a second. It
 // reads key files and catalogs, never data_dir.
 func (c *Config) check(r *config.Report, now time.Time, rate float64) {
-	if r.Failed("") {
-		return
+	if r.Failed("") || c.UnknownField == "" && !r.Has("unknown_field") {
+		return // nothing was read, not even defaults
 	}
 	if c.Gateway != "" && !nameForm.MatchString(c.Gateway) {
 		r.Error("gateway", fmt.Sprintf("%q is no name for a gateway", c.Gateway), nameHint)

@@ -68,8 +68,8 @@ type UplinkConfig struct {
 	Jurisdiction string             `yaml:"jurisdiction" doc:"country of the recipient, ISO 3166 alpha-2: CN"`
 	Purpose      string             `yaml:"purpose" doc:"what the data are for"`
 	LegalBasis   string             `yaml:"legal_basis" doc:"on what ground they are handed over"`
-	Duty         string             `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; plugin errors hold it"`
-	MaxBacklog   config.Size        `yaml:"max_backlog" default:"1GiB" min:"1MiB" doc:"bytes that may wait for this uplink"`
+	Duty         string             `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; in this version it changes nothing"`
+	MaxBacklog   config.Size        `yaml:"max_backlog" default:"1GiB" min:"1MiB" doc:"bytes that may wait for this uplink; in this version journal.max_size alone is enforced"`
 	MQTT         *mqtt.UplinkConfig `yaml:"mqtt" doc:"a broker"`
 }
 

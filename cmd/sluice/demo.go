@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -66,16 +65,16 @@ type demoMessage struct {
 }
 
 func demoVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fs := flag.NewFlagSet("demo", flag.ContinueOnError)
-	fs.SetOutput(stderr)
+	fs := newFlags("demo", "[--for 20s] [--json] [--admin ADDR] [--seed N]")
 	length := fs.Duration("for", 20*time.Second, "how long the vehicles drive, 5s to 10m")
-	asJSON := fs.Bool("json", false, "print one JSON line at the end instead of the table")
-	admin := fs.String("admin", "", "serve health and metrics on this address, 127.0.0.1:9600")
+	asJSON := fs.Bool("json", false, "print one line of JSON at the end instead of the table")
+	admin := fs.String("admin", "", "serve health and metrics on this `address`, such as 127.0.0.1:9600")
 	seed := fs.Uint64("seed", 1, "seed of the simulated vehicles")
-	if err := fs.Parse(args); err != nil {
-		return 2
+	rest, status, done := parseFlags(fs, args, stdout, stderr)
+	if done {
+		return status
 	}
-	if fs.NArg() > 0 || *length < 5*time.Second || *length > 10*time.Minute {
+	if len(rest) > 0 || *length < 5*time.Second || *length > 10*time.Minute {
 		return usage(stderr, fmt.Errorf("demo runs from 5s to 10m and takes no arguments"), "sluice demo --for 20s")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -1,12 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,17 +63,17 @@ type explainedShape struct {
 }
 
 func explainVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fs := flag.NewFlagSet("explain", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("c", "", "configuration `FILE`")
-	source := fs.String("source", "", "`NAME` of the source; may be left out when there is one")
-	topic := fs.String("topic", "", "`TOPIC` of the message")
-	client := fs.String("client", "explain", "client `ID` of the device")
-	asJSON := fs.Bool("json", false, "print one JSON line")
-	if err := fs.Parse(args); err != nil {
-		return exitUsage
+	fs := newFlags("explain", "-c FILE --topic TOPIC [--source NAME] [--client ID] [--json] [MESSAGE or -]")
+	file := fs.String("c", "", "configuration `file`")
+	source := fs.String("source", "", "`name` of the source; may be left out when there is one")
+	topic := fs.String("topic", "", "`topic` of the message")
+	client := fs.String("client", "explain", "client `id` of the device")
+	asJSON := fs.Bool("json", false, "print one line of JSON")
+	rest, status, done := parseFlags(fs, args, stdout, stderr)
+	if done {
+		return status
 	}
-	if *file == "" || *topic == "" || fs.NArg() > 1 {
+	if *file == "" || *topic == "" || len(rest) > 1 {
 		return usage(stderr, fmt.Errorf("explain needs a configuration and a topic"),
 			`sluice explain -c sluice.yaml --source bench --topic v1/car/telemetry message.json`)
 	}
@@ -83,9 +84,9 @@ func explainVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if *source == "" && len(cfg.Sources) == 1 {
 		*source = cfg.Sources[0].Name
 	}
-	payload, err := readInput(fs.Arg(0), stdin)
+	payload, err := readInput(append(rest, "-")[0], stdin)
 	if err != nil {
-		return fail(stderr, err)
+		return fail(stderr, err, "name a file with the body of one message, or - for standard input")
 	}
 	set, err := dryVersionSet(cfg)
 	if err != nil {
@@ -273,11 +274,15 @@ func printExplanation(w io.Writer, x explanation, asJSON bool) int {
 	for _, r := range x.Rules {
 		fmt.Fprintf(w, "  rule     %-10s %-28s %-10s %s → %s (%s)\n", r.Uplink, r.Where, r.Row, r.Says, r.Merged, r.Reason)
 	}
-	for name, u := range x.Uplinks {
+	for _, name := range sortedKeys(x.Uplinks) {
+		u := x.Uplinks[name]
 		fmt.Fprintf(w, "  uplink   %-10s %s, %s (%s)\n", name, u.State, u.Action, u.Reason)
 		if body, err := base64.StdEncoding.DecodeString(u.Body); err == nil && u.State == gateway.Waiting.String() {
-			fmt.Fprintf(w, "           topic %s\n           %s\n", u.Topic, body)
+			fmt.Fprintf(w, "           topic %s\n           %s\n", u.Topic, bytes.TrimRight(body, "\r\n"))
 		}
+	}
+	if slices.ContainsFunc(x.Findings, func(f explainedFinding) bool { return f.Action == "tokenize" || f.Action == "encrypt" }) {
+		fmt.Fprintln(w, "  note     tokens and ciphertexts are made with throw-away keys: those that the gateway sends differ")
 	}
 	return exitGood
 }

@@ -45,7 +45,15 @@ func subverb(name string, list []verb, args []string, stdin io.Reader, stdout, s
 		}
 	}
 	err := fmt.Errorf("%s needs one of its verbs", name)
-	if len(args) > 0 && args[0] != "-h" && args[0] != "--help" {
+	if len(args) > 0 {
+		switch args[0] {
+		case "-h", "-help", "--help", "help":
+			fmt.Fprintf(stdout, "Usage: sluice %s VERB [-c FILE] [--json]\n\n", name)
+			for _, v := range list {
+				fmt.Fprintf(stdout, "  %-8s  %s\n", v.name, v.help)
+			}
+			return exitGood
+		}
 		err = fmt.Errorf("unknown verb %q of %s", args[0], name)
 	}
 	var hints []string
@@ -65,21 +73,23 @@ type reading struct {
 }
 
 // parseReading reads the flags of such a verb; a nil result comes with the exit status.
-func parseReading(name string, args []string, stderr io.Writer, more func(*flag.FlagSet)) (*reading, int) {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	file := fs.String("c", defaultConfigFile, "configuration `FILE`")
-	r := &reading{}
-	fs.BoolVar(&r.asJSON, "json", false, "print one JSON line")
-	fs.IntVar(&r.limit, "limit", 100, "print at most `N` lines")
+func parseReading(name string, args []string, stdout, stderr io.Writer, more func(*flag.FlagSet, *reading)) (*reading, int) {
+	fs := newFlags(name, "[-c FILE] [--json]")
+	file := fs.String("c", defaultConfigFile, "configuration `file`")
+	r := &reading{limit: 100}
+	fs.BoolVar(&r.asJSON, "json", false, "print one line of JSON")
 	if more != nil {
-		more(fs)
+		more(fs, r)
 	}
-	if err := fs.Parse(args); err != nil {
-		return nil, exitUsage
+	rest, status, done := parseFlags(fs, args, stdout, stderr)
+	if done {
+		return nil, status
 	}
-	if fs.NArg() > 0 || r.limit < 1 || r.limit > maxListed {
-		return nil, usage(stderr, fmt.Errorf("%s takes flags only, and --limit from 1 to %d", name, maxListed), "sluice "+name+" -c "+*file)
+	if len(rest) > 0 {
+		return nil, usage(stderr, fmt.Errorf("%s: unexpected argument %q", name, rest[0]), "type sluice "+name+" -c "+rest[0])
+	}
+	if r.limit < 1 || r.limit > maxListed {
+		return nil, usage(stderr, fmt.Errorf("%s: --limit is from 1 to %d", name, maxListed), "type sluice "+name+" -c "+*file+" --limit 1000")
 	}
 	if _, err := os.Stat(*file); err != nil {
 		return nil, fail(stderr, fmt.Errorf("read configuration: %w", err), "name it with -c FILE")
@@ -134,7 +144,7 @@ func question[T any](r *reading, name string, query url.Values, files func(*jour
 }
 
 func journalStat(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	r, status := parseReading("journal stat", args, stderr, nil)
+	r, status := parseReading("journal stat", args, stdout, stderr, nil)
 	if r == nil {
 		return status
 	}
@@ -169,8 +179,8 @@ func printStat(w io.Writer, s *journal.Stat) {
 			fmt.Fprintf(w, " + %s %d", more.name, more.n)
 		}
 	}
-	fmt.Fprintf(w, "\nrecords %d in %d segments and %d archives, %d KiB; bodies %d KiB; on disk %d KiB\n",
-		s.Records, s.Segments, s.Archives, s.RecordBytes>>10, s.BodyBytes>>10, s.DiskBytes>>10)
+	fmt.Fprintf(w, "\n%s in %s and %s, %d KiB; bodies %d KiB; on disk %d KiB\n",
+		count(int(s.Records), "record"), count(s.Segments, "segment"), count(s.Archives, "archive"), s.RecordBytes>>10, s.BodyBytes>>10, s.DiskBytes>>10)
 	names := make([]string, 0, len(s.Uplinks))
 	for name := range s.Uplinks {
 		names = append(names, name)
@@ -198,7 +208,9 @@ func holdList(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 }
 
 func list(name, query string, args []string, stdout, stderr io.Writer, files func(*journal.Journal, int) ([]journal.Listed, error)) int {
-	r, status := parseReading(name, args, stderr, nil)
+	r, status := parseReading(name, args, stdout, stderr, func(fs *flag.FlagSet, r *reading) {
+		fs.IntVar(&r.limit, "limit", r.limit, "print at most so many `lines`")
+	})
 	if r == nil {
 		return status
 	}
@@ -217,6 +229,9 @@ func list(name, query string, args []string, stdout, stderr io.Writer, files fun
 	for _, e := range entries {
 		fmt.Fprintf(stdout, "%8d  %s  %-9s  %6d bytes  %s → %v  %s\n", e.Seq, e.Time.Format(time.RFC3339), e.Grade, e.Size, e.Source, e.Uplinks, e.ID)
 	}
+	if len(entries) == 0 {
+		fmt.Fprintln(stderr, "none") // beside the list, which is empty
+	}
 	if len(entries) == r.limit {
 		fmt.Fprintf(stdout, "the first %d; --limit shows more\n", r.limit)
 	}
@@ -224,7 +239,7 @@ func list(name, query string, args []string, stdout, stderr io.Writer, files fun
 }
 
 func journalCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	r, status := parseReading("journal check", args, stderr, nil)
+	r, status := parseReading("journal check", args, stdout, stderr, nil)
 	if r == nil {
 		return status
 	}

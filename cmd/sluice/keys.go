@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
+	"os"
 	"text/tabwriter"
 	"time"
 
@@ -110,6 +112,9 @@ func keysList(args []string, stdout, stderr io.Writer) int {
 	infos, err := ring.List()
 	if err != nil {
 		return fail(stderr, err, keyHint(err, *dir))
+	}
+	if _, err := os.Stat(*dir); errors.Is(err, iofs.ErrNotExist) {
+		return fail(stderr, fmt.Errorf("list keys: no folder %q", *dir), "name the key_dir of the gateway, or a folder made by sluice keys new: sluice keys ls --dir DIR")
 	}
 	entries := make([]keyEntry, 0, len(infos))
 	for _, in := range infos {

@@ -10,14 +10,14 @@ import (
 // JournalConfig bounds the queue on disk.
 type JournalConfig struct {
 	MaxSize  config.Size   `yaml:"max_size" default:"2GiB" doc:"bytes of bodies that may wait, over all uplinks"`
-	MaxAge   time.Duration `yaml:"max_age" default:"168h" min:"1m" doc:"how long a message may wait before it expires"`
+	MaxAge   time.Duration `yaml:"max_age" default:"168h" min:"1m" doc:"how long a message may have to wait: lint checks that max_size lasts as long; in this version nothing expires"`
 	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"refuse: devices wait until there is room"`
 }
 
 // AuditConfig bounds the record log and says how often it is signed.
 type AuditConfig struct {
-	MaxSize         config.Size     `yaml:"max_size" default:"4GiB" min:"16MiB" doc:"bytes of records kept"`
-	Retention       RetentionConfig `yaml:"retention" doc:"how long records are kept at least"`
+	MaxSize         config.Size     `yaml:"max_size" default:"4GiB" min:"16MiB" doc:"bytes of records kept; when they are spent, no message is taken in"`
+	Retention       RetentionConfig `yaml:"retention" doc:"how long records are kept at least; in this version none is ever deleted, and lint checks that max_size lasts as long"`
 	CheckpointEvery time.Duration   `yaml:"checkpoint_every" default:"1m" min:"1s" max:"24h" doc:"a signed checkpoint at least this often while records come in"`
 	CheckpointCount int             `yaml:"checkpoint_count" default:"10000" min:"1" max:"1000000" doc:"and after this many records"`
 }

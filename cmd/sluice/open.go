@@ -72,6 +72,7 @@ type opening struct {
 	number  int // of the message, from 1
 	sealed  int // what could not be opened
 	unknown bool
+	garbled bool
 }
 
 func newOpening(keyFile string, stdout, stderr io.Writer) (*opening, error) {
@@ -95,6 +96,7 @@ func newOpening(keyFile string, stdout, stderr io.Writer) (*opening, error) {
 func (o *opening) report(where string, err error) {
 	o.sealed++
 	o.unknown = o.unknown || errors.Is(err, seal.ErrUnknownEpoch)
+	o.garbled = o.garbled || err == errUnreadable
 	if o.sealed <= maxOpenReports {
 		fmt.Fprintf(o.stderr, "sluice: error: open message %d%s: %v\n", o.number, where, err)
 	}
@@ -110,6 +112,9 @@ func (o *opening) summary() int {
 	}
 	if o.unknown {
 		fmt.Fprintln(o.stderr, "sluice: hint: give the epoch messages, retained on …/$sluice/epoch/RECIPIENT/EPOCH, with --epochs FILE")
+	}
+	if o.garbled {
+		fmt.Fprintln(o.stderr, `sluice: hint: a message is its JSON body alone (mosquitto_sub without -v), or a line {"topic":"…","payload_base64":"…"}`)
 	}
 	return exitBad
 }

@@ -130,13 +130,24 @@ func TestOpenLeavesFieldsForOthersSealed(t *testing.T) {
 	}
 }
 
+// otherLetter changes a letter of base64 to another one.
+func otherLetter(c *byte) {
+	if *c == 'A' {
+		*c = 'B'
+	} else {
+		*c = 'A'
+	}
+}
+
 func TestOpenSaysWhatStaysSealed(t *testing.T) {
 	s := newSender(t)
 	a, b, later := s.field(t, "oem", 1, "/a", "1"), s.field(t, "oem", 1, "/b", "2"), s.field(t, "oem", 2, "/b", "3")
 	stranger := newSender(t)
 	unknown := stranger.field(t, "oem", 1, "/a", "1")
 	epochs := s.file(t, "oem")
-	broken := a[:len(a)-3] + `AA"`
+	changed := []byte(a)
+	otherLetter(&changed[len(a)-4])
+	broken := string(changed)
 	for _, c := range []struct{ name, body, want, err string }{
 		{"fields that were exchanged", `{"a":` + b + `,"b":` + a + `}`, "", "at /a: encrypted for another place"},
 		{"a field of another message", `{"a":` + a + `,"b":` + later + `}`, `{"a":1,"b":` + later + `}`, "at /b: encrypted as part of another message"},
@@ -157,7 +168,7 @@ func TestOpenSaysWhatStaysSealed(t *testing.T) {
 	t.Run("an epoch message that was changed", func(t *testing.T) {
 		m := s.epochs["oem"]
 		m.Message = append([]byte{}, m.Message...)
-		m.Message[len(m.Message)-10] ^= 1
+		otherLetter(&m.Message[len(m.Message)-10])
 		status, out, errs := call(cmdOpen, epochLine(m), "--key", s.key("oem"))
 		if status != exitBad || out != epochLine(m) || !strings.Contains(errs, "epoch of oem: sealed for another key, or changed") {
 			t.Errorf("%d %q %q", status, out, errs)
@@ -166,7 +177,7 @@ func TestOpenSaysWhatStaysSealed(t *testing.T) {
 	t.Run("an epoch message in a file that was changed", func(t *testing.T) {
 		m := s.epochs["oem"]
 		changed := append([]byte{}, m.Message...)
-		changed[len(changed)-10] ^= 1
+		otherLetter(&changed[len(changed)-10])
 		path := filepath.Join(t.TempDir(), "epochs")
 		if err := os.WriteFile(path, append(append(changed, '\n'), m.Message...), 0o600); err != nil {
 			t.Fatal(err)

@@ -39,7 +39,7 @@ func (w *watch) defaultLength() time.Duration { return 30 * time.Second }
 // hint says what to try after an error.
 func (w *watch) hint() string {
 	if strings.Contains(w.from, "://") {
-		return "check the address with: mosquitto_sub -h HOST -p PORT -t '#' -C 1"
+		return "name a broker that devices publish to, and see what comes with: mosquitto_sub -h HOST -p PORT -t '" + w.topic + "' -C 1"
 	}
 	return `a line is {"source":"…","topic":"…","payload_base64":"…"}`
 }
@@ -114,12 +114,23 @@ func (w *watch) subscribe(s *sighting, progress io.Writer) error {
 	options.SetConnectionLostHandler(func(_ paho.Client, err error) { lost <- err })
 	client := paho.NewClient(options)
 	if token := client.Connect(); token.Wait() && token.Error() != nil {
-		return fmt.Errorf("connect to %s: %w", u.Host, token.Error())
+		err := token.Error()
+		if cause := errors.Unwrap(err); cause != nil {
+			err = cause // without the library's "network Error"
+		}
+		return fmt.Errorf("connect to %s: %w", u.Host, err)
 	}
 	defer client.Disconnect(100)
-	token := client.Subscribe(w.topic, 0, func(_ paho.Client, m paho.Message) { s.note(m.Topic(), m.Payload()) })
+	token := client.Subscribe(w.topic, 0, func(_ paho.Client, m paho.Message) {
+		if !gateway.ReservedTopic(m.Topic()) { // what gates say themselves is no device's
+			s.note(m.Topic(), m.Payload())
+		}
+	})
 	if token.Wait() && token.Error() != nil {
 		return fmt.Errorf("subscribe at %s: %w", u.Host, token.Error())
+	}
+	if granted := token.(*paho.SubscribeToken).Result()[w.topic]; granted == 0x80 { // [MQTT-3.9.3-2]
+		return fmt.Errorf("subscribe at %s: refused: not allowed, or a gate and no broker", u.Host)
 	}
 	start, tick := time.Now(), time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -325,5 +336,9 @@ func printable(s string) bool {
 func (s *sighting) progress() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("%s, %s, %s known, %s unknown", count(s.messages, "message"), count(len(s.topics), "topic"), count(len(s.categories), "category"), count(len(s.unknown), "field"))
+	categories := count(len(s.categories), "category")
+	if len(s.categories) != 1 {
+		categories = fmt.Sprintf("%d categories", len(s.categories))
+	}
+	return fmt.Sprintf("%s, %s, %s known, %s unknown", count(s.messages, "message"), count(len(s.topics), "topic"), categories, count(len(s.unknown), "field"))
 }
