@@ -196,7 +196,11 @@ func flagHint(fs *flag.FlagSet, err error) string {
 		return ""
 	}
 	var known []string
-	fs.VisitAll(func(f *flag.Flag) { known = append(known, f.Name) })
+	fs.VisitAll(func(f *flag.Flag) {
+		if len(f.Name) > 1 { // one letter is near everything
+			known = append(known, f.Name)
+		}
+	})
 	if near := config.Nearest(strings.TrimLeft(name, "-"), known); near != "" {
 		return "did you mean --" + near + "?"
 	}

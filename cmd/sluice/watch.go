@@ -114,11 +114,7 @@ func (w *watch) subscribe(s *sighting, progress io.Writer) error {
 	options.SetConnectionLostHandler(func(_ paho.Client, err error) { lost <- err })
 	client := paho.NewClient(options)
 	if token := client.Connect(); token.Wait() && token.Error() != nil {
-		err := token.Error()
-		if cause := errors.Unwrap(err); cause != nil {
-			err = cause // without the library's "network Error"
-		}
-		return fmt.Errorf("connect to %s: %w", u.Host, err)
+		return fmt.Errorf("connect to %s: %s", u.Host, strings.TrimPrefix(token.Error().Error(), "network Error : "))
 	}
 	defer client.Disconnect(100)
 	token := client.Subscribe(w.topic, 0, func(_ paho.Client, m paho.Message) {
