@@ -385,6 +385,31 @@ func told(t *testing.T, s *VersionSet, d *Decision) string {
 }
 
 // The work for a message grows with its size, not with the square of it: a device chooses the size.
+// long is a redactor that writes 4 KiB for every value and counts how often it was asked.
+type long struct {
+	marks
+	asked *int
+}
+
+func (r long) Apply(dst []byte, op Operation, _ Value, _ FieldContext) ([]byte, Kind, bool, error) {
+	*r.asked++
+	return fmt.Appendf(dst, "ct:%s:%s", op.To, strings.Repeat("-", 4<<10)), String, true, nil
+}
+
+func TestABodyThatGrowsBeyondMeasureIsGivenUpEarly(t *testing.T) {
+	for _, op := range []RowConfig{{Action: "encrypt", To: "oem"}, {Action: "mask"}} {
+		s := usualSet(t)
+		op.Match = MatchConfig{Category: []string{"T-ID-VIN"}}
+		asked := 0
+		s.Redactor = long{asked: &asked}
+		s.Policy = policyOf(t, s, op)
+		d := s.Explain(message("v1/a", strings.Repeat("vin1=LX;", 20_000)), morning, true)
+		if u := &d.Uplinks[0]; u.State != Blocked || u.Reason != ReasonOutput || asked > 2*maxWritten/(4<<10) {
+			t.Errorf("%s: %s %s after %d values", op.Action, u.State, u.Reason, asked)
+		}
+	}
+}
+
 func TestALargeBodyIsDecidedInLinearTime(t *testing.T) {
 	var body strings.Builder
 	const members = 20_000

@@ -7,6 +7,10 @@ import (
 	"strconv"
 )
 
+// maxWritten bounds the bytes that edits write into one body. A ciphertext is a hundred times as long as the digit it hides,
+// and a body made of digits would otherwise take that much memory, only to be too long for its receivers.
+const maxWritten = 2 << 20
+
 // edit makes the outbound topic and body for uplink u and checks what it made. Any reason but NoReason blocks.
 func (s *VersionSet) edit(d *Decision, u int) Reason {
 	up := &d.Uplinks[u]
@@ -75,7 +79,9 @@ func (s *VersionSet) compute(d *Decision, up *UplinkDecision) Reason {
 			w.drop[st.node], dropped = true, true
 			continue
 		}
-		w.text = out
+		if w.text = out; len(out) > maxWritten {
+			return ReasonOutput
+		}
 		if st.op.Action != Encrypt {
 			w.outputs = append(w.outputs, output{with: out[from:len(out):len(out)], as: as, step: int32(i)})
 		}
@@ -178,7 +184,9 @@ func (s *VersionSet) encrypt(d *Decision, st *step) Reason {
 	if err != nil || !fits {
 		return ReasonOperator
 	}
-	d.w.text = out
+	if d.w.text = out; len(out) > maxWritten {
+		return ReasonOutput
+	}
 	d.w.changes = append(d.w.changes, Change{Node: st.node, Op: SetValue, As: as, With: out[from:len(out):len(out)]})
 	return NoReason
 }

@@ -45,15 +45,15 @@ func (s *VersionSet) plan(d *Decision, u int) {
 	grades := s.gradesFor(d, u)
 	for i := range findings {
 		f := &findings[i]
-		r := Ruling{Row: -1, Op: plain(Pass)}
+		r := &unconcerned
 		if s.concerns(f, u) {
 			r = s.Policy.Rule(u, f.Category, grades[i], d.Message, d.Now, d.Trusted)
 		}
 		if f.Place.Kind == AtBody && len(d.Body.Nodes) == 0 && !r.Op.Action.OnMessage() && r.Op.Action != Pass {
-			r.Op, r.Reason = plain(Block), ReasonNoLeaf
+			r = &Ruling{Row: r.Row, Op: plain(Block), Reason: ReasonNoLeaf}
 		}
 		if r.Reason == ReasonCore && len(d.Body.Nodes) == 0 && f.Place.Kind == AtBody {
-			r.Reason = ReasonOpaque
+			r = &Ruling{Row: r.Row, Op: r.Op, Reason: ReasonOpaque}
 		}
 		up.Rulings[i], up.Final[i] = r, normal(r.Op.Action)
 		if r.Op.Action.OnMessage() {
@@ -79,6 +79,9 @@ func (s *VersionSet) plan(d *Decision, u int) {
 	d.w.lookUp(up, len(d.Body.Nodes))
 	up.settle(d)
 }
+
+// unconcerned is the ruling on a finding of a filter that is not attached to the uplink.
+var unconcerned = Ruling{Row: -1, Op: plain(Pass)}
 
 // act records an action on the message; the strictest stays, with its first reason.
 func (up *UplinkDecision) act(a Action, why Reason) {

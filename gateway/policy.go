@@ -66,6 +66,7 @@ type row struct {
 	sources       []string
 	topics        []string
 	unconditional bool // neither source nor topic restricts it
+	says          rulings
 }
 
 // Policy is the compiled table. It is immutable and safe for concurrent use.
@@ -102,6 +103,7 @@ func CompilePolicy(rows []RowConfig, cats []Category, ups []UplinkInfo, now time
 		if r.approved && !now.Before(r.until) {
 			report(i, false, "approval "+quote(rows[i].Approval.Ref)+" expired: what the row would let out is blocked", "renew the approval and set until, or write action: block")
 		}
+		r.says = r.rulings(i)
 		p.rows = append(p.rows, r)
 	}
 	used := make([]bool, len(rows))
@@ -356,27 +358,51 @@ type Ruling struct {
 // Rule finds the first row for a finding of the given category and merged grade, and checks what that row needs:
 // core data leave by no rule, important data only under an approval that holds and to a declared recipient.
 // uplink is an index into the uplinks given to CompilePolicy.
-func (p *Policy) Rule(uplink int, category uint16, g Grade, m *Message, now time.Time, trusted bool) Ruling {
+// The ruling is shared: it must not be changed.
+func (p *Policy) Rule(uplink int, category uint16, g Grade, m *Message, now time.Time, trusted bool) *Ruling {
 	rank := g.Rank()
 	for _, i := range p.cells[(uplink*len(p.cats)+int(category))*3+rank-1] {
 		r := &p.rows[i]
 		if !r.unconditional && !r.applies(m) {
 			continue
 		}
-		ruling := Ruling{Row: int(i), Op: r.op, Reason: ReasonPolicy}
 		if rank >= Important.Rank() && r.op.Action.LetsOut() {
 			switch {
 			case rank >= Core.Rank():
-				ruling.Op, ruling.Reason = plain(Block), ReasonCore
+				return p.ruling(i, ReasonCore)
 			case !r.approved || !trusted || !now.Before(r.until):
-				ruling.Op, ruling.Reason = plain(Block), ReasonApproval
+				return p.ruling(i, ReasonApproval)
 			case !p.ups[uplink].Declared():
-				ruling.Op, ruling.Reason = plain(Block), ReasonRecipient
+				return p.ruling(i, ReasonRecipient)
 			}
 		}
-		return ruling
+		return p.ruling(i, ReasonPolicy)
 	}
-	return Ruling{Row: -1, Op: plain(Block), Reason: ReasonNoRow}
+	return &noRow
+}
+
+var noRow = Ruling{Row: -1, Op: plain(Block), Reason: ReasonNoRow}
+
+// rulings are what one row can say, made once.
+type rulings struct{ policy, core, approval, recipient Ruling }
+
+func (r *row) rulings(i int) rulings {
+	block := func(why Reason) Ruling { return Ruling{Row: i, Op: plain(Block), Reason: why} }
+	return rulings{Ruling{Row: i, Op: r.op, Reason: ReasonPolicy}, block(ReasonCore), block(ReasonApproval), block(ReasonRecipient)}
+}
+
+// ruling returns what row i says: its operation, or for any other reason than policy, block.
+func (p *Policy) ruling(i int16, why Reason) *Ruling {
+	says := &p.rows[i].says
+	switch why {
+	case ReasonPolicy:
+		return &says.policy
+	case ReasonCore:
+		return &says.core
+	case ReasonApproval:
+		return &says.approval
+	}
+	return &says.recipient
 }
 
 func (r *row) applies(m *Message) bool {

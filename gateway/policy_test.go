@@ -107,6 +107,7 @@ func TestWhatLetsImportantDataOut(t *testing.T) {
 	}
 	t.Run("core by no rule, though lint was not asked", func(t *testing.T) {
 		bad := &Policy{rows: []row{{op: plain(Pass), approved: true, until: morning.AddDate(9, 0, 0), unconditional: true}}, cats: testCats[:1], ups: testUplinks[:1], cells: [][]int16{{0}, {0}, {0}}}
+		bad.rows[0].says = bad.rows[0].rulings(0)
 		for _, g := range []Grade{Core, Ungraded, 99} {
 			if r := bad.Rule(0, 0, g, &Message{}, morning, true); r.Op.Action != Block || r.Reason != ReasonCore {
 				t.Errorf("%s: %s for %s", g, r.Op.Action, r.Reason)
