@@ -65,9 +65,16 @@ func why(set *gateway.VersionSet, dec *gateway.Decision) string {
 
 // telling picks the fields in which two bodies differ, the first that fit, from both.
 func telling(sent, saw []byte) (string, string) {
-	a, b := flat(sent), flat(saw)
+	a, inA := flat(sent)
+	b, inB := flat(saw)
 	if a == nil {
 		return fmt.Sprintf("%q", cut(string(sent), sentWidth-4)), ""
+	}
+	if gone := others(inA, inB); b != nil && len(gone) > 0 { // one is enough to see what becomes of keys
+		a["a key"] = gone[0]
+		if made := others(inB, inA); len(made) > 0 {
+			b["a key"] = made[0]
+		}
 	}
 	var names []string
 	for name := range a {
@@ -112,25 +119,32 @@ func telltale(name string) int {
 	return len(order)
 }
 
-// flat lists the leaves of a JSON body by their last key; nil when it is none.
-func flat(body []byte) map[string]string {
+// others returns the texts of a that are not in b, in order.
+func others(a, b []string) []string {
+	a = slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+	slices.Sort(a)
+	return a
+}
+
+// flat lists the leaves of a JSON body by their last key, and the keys of what holds them; nil when it is none.
+func flat(body []byte) (out map[string]string, holders []string) {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()
 	var v any
 	if dec.Decode(&v) != nil {
-		return nil
+		return nil, nil
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil
+		return nil, nil
 	}
-	out := map[string]string{}
+	out = map[string]string{}
 	var walk func(name string, v any)
 	walk = func(name string, v any) {
 		switch v := v.(type) {
 		case map[string]any:
 			for k, e := range v {
 				if _, container := e.(map[string]any); container {
-					out["a key"] = k // one is enough to see what became of it
+					holders = append(holders, k)
 				}
 				walk(k, e)
 			}
@@ -141,7 +155,7 @@ func flat(body []byte) map[string]string {
 		}
 	}
 	walk("", v)
-	return out
+	return out, holders
 }
 
 func pad(s string, width int) string {
