@@ -402,8 +402,13 @@ func TestABodyThatGrowsBeyondMeasureIsGivenUpEarly(t *testing.T) {
 		op.Match = MatchConfig{Category: []string{"T-ID-VIN"}}
 		asked := 0
 		s.Redactor = long{asked: &asked}
-		s.Policy = policyOf(t, s, op)
-		d := s.Explain(message("v1/a", strings.Repeat("vin1=LX;", 20_000)), morning, true)
+		s.Policy = compiled(t, slices.Insert(slices.Clone(usualRows), 3, op))
+		var body strings.Builder
+		for i := range 20_000 {
+			fmt.Fprintf(&body, "vin%d=LX;", i)
+		}
+		body.WriteString("speed=80")
+		d := s.Explain(message("v1/a", body.String()), morning, true)
 		if u := &d.Uplinks[0]; u.State != Blocked || u.Reason != ReasonOutput || asked > 2*maxWritten/(4<<10) {
 			t.Errorf("%s: %s %s after %d values", op.Action, u.State, u.Reason, asked)
 		}
