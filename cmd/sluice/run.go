@@ -34,7 +34,7 @@ const (
 
 // assembly is one gateway with all its parts joined.
 type assembly struct {
-	cfg        *Config
+	cfg        *Config // as at the start; what a reload exchanges is in the version set
 	log        *slog.Logger
 	ring       *keyring.Ring
 	journal    *journal.Journal
@@ -359,16 +359,16 @@ func (a *assembly) reload(by string) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, s := range a.sources { // what can still fail comes before the swap
+		if err := s.Reload(); err != nil {
+			closeSet(set)
+			return fmt.Errorf("reload source %q: %w", s.name, err)
+		}
+	}
 	a.gateway.Swap(set)
 	a.note(cfg, set)
-	a.cfg = cfg
 	for _, id := range created {
 		a.event(map[string]string{"event": "key created", "id": id})
-	}
-	for _, s := range a.sources {
-		if err := s.Reload(); err != nil {
-			return err
-		}
 	}
 	a.noteCertificates()
 	a.log.Info("configuration reloaded", "set", set.Number)
