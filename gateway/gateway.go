@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,10 @@ import (
 // they are all the memory that waiting devices can pin.
 const maxInHand = 64 << 20
 
+// judgesPerCPU bounds how many batches are judged at a time: a hostile body takes several MiB while it is, and there may be
+// a thousand connections.
+const judgesPerCPU = 4
+
 // Gateway decides messages and hands them to the journal. It is what sources see: a Gate.
 type Gateway struct {
 	journal Journal
@@ -28,6 +33,7 @@ type Gateway struct {
 	set     atomic.Pointer[inForce]
 	swap    sync.Mutex // serialises Swap and Close
 	inHand  *semaphore.Weighted
+	judges  chan struct{}
 	scratch sync.Pool // *Decision
 	closed  atomic.Bool
 	hints   fieldHints
@@ -55,7 +61,7 @@ func New(o Options) *Gateway {
 		o.Clock = SystemClock
 	}
 	return &Gateway{journal: o.Journal, nextID: o.NextID, clock: o.Clock, metrics: o.Metrics, log: o.Log,
-		inHand: semaphore.NewWeighted(maxInHand), scratch: sync.Pool{New: func() any { return new(Decision) }}, hints: fieldHints{seed: maphash.MakeSeed()}}
+		inHand: semaphore.NewWeighted(maxInHand), judges: make(chan struct{}, judgesPerCPU*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: func() any { return new(Decision) }}, hints: fieldHints{seed: maphash.MakeSeed()}}
 }
 
 // SystemClock is the machine's clock. It is trusted from 2025 on: a box without a set clock starts in 1970.
@@ -83,6 +89,13 @@ func (g *Gateway) Admit(ctx context.Context, batch []*Message) (Ticket, error) {
 	if len(batch) == 0 {
 		t.finish(0, nil)
 		return t, nil
+	}
+	select {
+	case g.judges <- struct{}{}:
+		defer func() { <-g.judges }()
+	case <-ctx.Done():
+		t.release()
+		return nil, fmt.Errorf("admit messages: %w", ctx.Err())
 	}
 	set := g.use()
 	if set == nil {

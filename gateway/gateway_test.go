@@ -179,6 +179,52 @@ func TestAdmitWaitsForWhatIsInHand(t *testing.T) {
 	})
 }
 
+func TestFewBatchesAreJudgedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGateway(&ledger{})
+		set := usualSet(t)
+		proceed := make(chan struct{})
+		var inside atomic.Int64
+		set.Filters = []Attached{{Filter: script{"slow", func(_ *Classification, o *Opinion) error {
+			inside.Add(1)
+			<-proceed
+			inside.Add(-1)
+			*o = Opinion{Action: Pass}
+			return nil
+		}}}}
+		g.Swap(set)
+		limit := cap(g.judges)
+		done := make(chan error, limit+1)
+		for range limit + 1 {
+			go func() {
+				ticket, err := g.Admit(t.Context(), []*Message{message("v1/a", "speed=1")})
+				if err == nil {
+					err = ticket.Wait(t.Context())
+				}
+				done <- err
+			}()
+		}
+		synctest.Wait()
+		if n := inside.Load(); n != int64(limit) {
+			t.Errorf("%d are judged, want %d", n, limit)
+		}
+		impatient, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := g.Admit(impatient, []*Message{message("v1/a", "speed=1")}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one more is admitted: %v", err)
+		}
+		close(proceed)
+		for range limit + 1 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if len(g.judges) != 0 || !g.inHand.TryAcquire(maxInHand) {
+			t.Error("not everything was given back")
+		}
+	})
+}
+
 // guarded is a classifier that notices when it is used after its version set was closed.
 type guarded struct {
 	names
