@@ -15,8 +15,9 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// maxInHand bounds the payload bytes that are decided but not yet committed, over all sources. With the journal full
-// they are all the memory that waiting devices can pin.
+// maxInHand bounds the payload bytes, as received, of what is decided but not yet committed, over all sources. With the
+// journal full their outbound forms are all the memory that waiting devices can pin: about as much again per uplink that
+// gets a form of its own, more where fields are encrypted.
 const maxInHand = 64 << 20
 
 // judgesPerCPU bounds how many batches are judged at a time: a hostile body takes several MiB while it is, and there may be

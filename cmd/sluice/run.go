@@ -135,7 +135,7 @@ func hintFor(err error) []string {
 	switch {
 	case errors.Is(err, journal.ErrLocked):
 		return []string{"another gateway runs on this data_dir; stop it first"}
-	case errors.Is(err, errNoAtRest):
+	case errors.Is(err, errKeyLost):
 		return []string{"put the key file back into key_dir; to give the journal up, move data_dir away"}
 	case errors.Is(err, fs.ErrNotExist):
 		return []string{"no gateway has run on this data_dir yet: sluice run -c FILE"}
@@ -234,22 +234,15 @@ func newUplink(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, 
 	return nil, fmt.Errorf("uplink %q: no protocol (have mqtt)", name)
 }
 
-// errNoAtRest says that a journal has lost its key. A new one would open nothing of what waits, and what is acknowledged
-// from then on would wait behind it.
-var errNoAtRest = errors.New("at-rest key is missing that the journal is sealed under")
+// errKeyLost says that a journal has lost a key. A new at-rest key would open nothing of what waits, and what is
+// acknowledged from then on would wait behind it; checkpoints signed by a new audit key would not verify beside the old.
+var errKeyLost = errors.New("key is missing that the journal was made with")
 
 // ensureKeys creates the keys that only this gateway uses, and returns the ids of those that are new.
 func ensureKeys(cfg *Config, ring *keyring.Ring) (created []string, err error) {
-	if k, err := ring.Private(keyring.AtRest, atRestKey); err == nil {
-		k.Destroy()
-	} else if errors.Is(err, keyring.ErrNoKey) {
-		there, err := journal.Exists(cfg.DataDir)
-		if err != nil {
-			return nil, err
-		}
-		if there {
-			return nil, fmt.Errorf("open journal %q: %w", cfg.DataDir, errNoAtRest)
-		}
+	there, err := journal.Exists(cfg.DataDir)
+	if err != nil {
+		return nil, err
 	}
 	need := []struct {
 		use keyring.Use
@@ -262,6 +255,13 @@ func ensureKeys(cfg *Config, ring *keyring.Ring) (created []string, err error) {
 		}{keyring.Token, d.Key})
 	}
 	for _, n := range need {
+		if there && n.use != keyring.Token {
+			if k, err := ring.Private(n.use, n.id); errors.Is(err, keyring.ErrNoKey) {
+				return nil, fmt.Errorf("open journal %q: %s %w", cfg.DataDir, n.id, errKeyLost)
+			} else if err == nil {
+				k.Destroy()
+			}
+		}
 		isNew, err := ring.Ensure(n.use, n.id)
 		if err != nil {
 			return created, err
