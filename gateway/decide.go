@@ -23,6 +23,8 @@ type Decision struct {
 
 	record Record
 	arena  []byte // outbound bodies of the batch
+	random []byte // memory of salts
+	salts  []byte // what of it is not used yet
 	w      workspace
 }
 

@@ -7,7 +7,7 @@ import "crypto/rand"
 func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 	m := d.Message
 	e := &Entry{ID: m.ID, Source: m.Source, Grade: d.Grade, Retain: m.Retain, QoS: m.QoS}
-	if _, err := rand.Read(e.Salt[:]); err != nil {
+	if err := d.salt(&e.Salt); err != nil {
 		return nil, err
 	}
 	r := &d.record
@@ -49,6 +49,21 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 	}
 	e.Record = AppendRecord(make([]byte, 0, 192+40*len(d.Uplinks)), r)
 	return e, nil
+}
+
+// salt draws a salt. Random bytes are fetched for many at a time; none is used twice.
+func (d *Decision) salt(salt *[16]byte) error {
+	if len(d.salts) < len(salt) {
+		if d.random == nil {
+			d.random = make([]byte, 64*len(salt))
+		}
+		if _, err := rand.Read(d.random); err != nil {
+			return err
+		}
+		d.salts = d.random
+	}
+	d.salts = d.salts[copy(salt[:], d.salts):]
+	return nil
 }
 
 // count sums the findings up by category and by the strictest action over the uplinks.

@@ -109,8 +109,8 @@ func (g *Gateway) Admit(ctx context.Context, batch []*Message) (Ticket, error) {
 	d.arena = d.arena[:0]
 
 	entries := make([]*Entry, 0, len(batch))
+	now, trusted := g.clock()
 	for _, m := range batch {
-		now, trusted := g.clock()
 		m.ID = g.nextID()              // the id comes first: encryption and plugins use it
 		set.decide(m, now, trusted, d) // classify, ask, rule, edit, check: decide.go
 		e, err := set.entry(d)         // the record of it, with what may leave
