@@ -60,7 +60,9 @@ func (s *VersionSet) plan(d *Decision, u int) {
 			up.act(r.Op.Action, r.Reason)
 			continue
 		}
-		d.put(up, f, r.Op)
+		if r.Op.Action != Pass {
+			d.put(up, f, r.Op)
+		}
 	}
 	for i := range d.Opinions {
 		s.heed(d, up, u, &d.Opinions[i])

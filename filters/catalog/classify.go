@@ -289,7 +289,7 @@ func (c *Classifier) leaf(s *scratch, b *gateway.Body, i int, class *gateway.Cla
 		s.emit(c, class, at, m.category, gateway.ByCatalog, conf, c.reason(m.source))
 	}
 	rest := h.seen &^ known
-	if len(list) > 0 { // named otherwise: a weak hit counts inside a longer text only
+	if len(list) > 0 && rest != 0 { // named otherwise: a weak hit counts inside a longer text only
 		for d := range detectors {
 			if rest.has(d) && h.conf[d] < medium && h.whole.has(d) {
 				rest &^= 1 << d
