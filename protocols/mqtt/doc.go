@@ -42,4 +42,11 @@
 // Source.Run starts two for each connection, the reader and the acknowledger, and returns when all have ended. Link has
 // one that waits for acknowledgements and one that writes, which end before Close returns; the library's own end with
 // the connection.
+//
+// # Clauses
+//
+// Tags like [MQTT-3.3.1-4] are those of MQTT 3.1.1 (OASIS Standard, 29 October 2014). They were compared with the tagged
+// rules of Eclipse's MQTT interoperability suite; these do not occur there and are [unverified]: MQTT-2.2.2-1, 2.2.2-2,
+// 2.3.1-2, 3.1.2-14, 3.1.2-15, 3.1.2-24, 3.1.3-11, 3.2.2-3, 3.2.2-4, 3.3.1-1, 3.3.1-4, 3.3.5-2, 3.8.1-1, 3.8.3-3,
+// 3.10.1-1, 4.6.0-2, 4.7.2-1.
 package mqtt
