@@ -94,7 +94,28 @@ type output struct {
 }
 
 // decide judges m by the set. It cannot fail: whatever goes wrong is a decision that the message stays.
+// A part that panics on a message is a fault of ours; it must not become a message that stops the gateway at every start.
 func (s *VersionSet) decide(m *Message, now time.Time, trusted bool, d *Decision) {
+	defer func() {
+		if recover() != nil {
+			s.giveUp(m, now, trusted, d)
+		}
+	}()
+	s.judge(m, now, trusted, d)
+}
+
+// giveUp makes d the decision that nothing leaves and that nothing is known of the message.
+func (s *VersionSet) giveUp(m *Message, now time.Time, trusted bool, d *Decision) {
+	random, salts, arena := d.random, d.salts, d.arena
+	*d = Decision{Message: m, Now: now, Trusted: trusted, Action: Block, Uplinks: make([]UplinkDecision, len(s.Uplinks)),
+		random: random, salts: salts, arena: arena} // what else it held may be half written
+	for u := range d.Uplinks {
+		d.Uplinks[u] = UplinkDecision{State: Blocked, Action: Block, Reason: ReasonInternal, same: -1}
+	}
+}
+
+// judge is the decision, step by step.
+func (s *VersionSet) judge(m *Message, now time.Time, trusted bool, d *Decision) {
 	d.reset(m, now, trusted)
 	if err := s.Codec.Decode(m.Payload, &d.Body); err != nil {
 		d.Body.Nodes = d.Body.Nodes[:0]

@@ -166,6 +166,44 @@ func TestNoErrorBecomesAPass(t *testing.T) {
 	}
 }
 
+// poisoned panics on one message.
+type poisoned struct{ Classifier }
+
+func (p poisoned) Classify(m *Message, b *Body, c *Classification) {
+	p.Classifier.Classify(m, b, c)
+	if m.Topic == "v1/poison" {
+		panic("told to")
+	}
+}
+
+func TestAPanicBlocksItsMessageAndNoOther(t *testing.T) {
+	s := usualSet(t)
+	s.Classifier = poisoned{s.Classifier}
+	before := leaves(s.Explain(message("v1/a", "speed=1"), morning, true))
+	d := new(Decision)
+	s.decide(message("v1/poison", "speed=1"), morning, true, d)
+	if d.Action != Block || d.Grade != Ungraded || len(d.Class.Findings) != 0 {
+		t.Errorf("action %s, grade %s, %d findings", d.Action, d.Grade, len(d.Class.Findings))
+	}
+	for i := range d.Uplinks {
+		if u := &d.Uplinks[i]; u.State != Blocked || u.Action != Block || u.Reason != ReasonInternal || u.Payload != nil {
+			t.Errorf("uplink %d: %s, %s, %s", i, u.State, u.Action, u.Reason)
+		}
+	}
+	e, err := s.entry(d)
+	if err != nil || e.Waits != 0 || e.Holds != 0 || len(e.Outlets) != 0 {
+		t.Errorf("entry waits %b, holds %b: %v", e.Waits, e.Holds, err)
+	}
+	var r Record
+	if err := DecodeRecord(e.Record, &r); err != nil || r.Grade != Ungraded || r.ID != d.Message.ID {
+		t.Errorf("record of grade %s: %v", r.Grade, err)
+	}
+	s.decide(message("v1/a", "speed=1"), morning, true, d) // the same memory decides the next one as ever
+	if after := leaves(d); !slices.Equal(before, after) {
+		t.Errorf("%v after the panic, %v before", after, before)
+	}
+}
+
 func TestWithoutUplinksEverythingStays(t *testing.T) {
 	s := usualSet(t)
 	s.Uplinks = nil

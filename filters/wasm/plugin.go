@@ -189,7 +189,12 @@ func (p *Plugin) Filter(m *gateway.Message, b *gateway.Body, c *gateway.Classifi
 }
 
 // ask is one call: request in, verdict out.
-func (p *Plugin) ask(in *instance, m *gateway.Message, b *gateway.Body, c *gateway.Classification, o *gateway.Opinion) (string, error) {
+func (p *Plugin) ask(in *instance, m *gateway.Message, b *gateway.Body, c *gateway.Classification, o *gateway.Opinion) (code string, err error) {
+	defer func() {
+		if recover() != nil { // a fault of ours or the engine's: the instance goes, its place in the pool stays
+			code, err = codeTrap, errPanic
+		}
+	}()
 	limits := &p.manifest.Limits
 	region, ok := in.mem.Read(in.in, limits.InBytes) // afresh for each call: memory may have moved
 	if !ok {

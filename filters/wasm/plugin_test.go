@@ -356,3 +356,11 @@ func TestPluginUnderLoadClosesWhenTheLastCallIsOut(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAPanicInsideTheHostDropsTheInstanceAndKeepsItsPlace(t *testing.T) {
+	p := &Plugin{manifest: &Manifest{}}
+	code, err := p.ask(&instance{}, &gateway.Message{}, &gateway.Body{}, &gateway.Classification{}, &gateway.Opinion{}) // no memory to read
+	if code != codeTrap || err != errPanic {
+		t.Errorf("code %q: %v", code, err)
+	}
+}

@@ -227,6 +227,7 @@ var (
 	errTooLarge = errors.New("message does not fit the plugin's in region")
 	errLength   = errors.New("returned length is outside of the out region")
 	errProtocol = errors.New("message's protocol is not in the plugin's manifest")
+	errPanic    = errors.New("the call broke off inside the host")
 )
 
 // negative is the error for a negative return.
