@@ -1,4 +1,7 @@
-// Package signed writes and checks the signed statements of a gateway about its record log.
+// Package signed writes and checks signed statements: those of a gateway about its record log, and those of a collector
+// about archives that it keeps.
+//
+// # Checkpoints
 //
 // A checkpoint is a text of lines in the manner of C2SP tlog-checkpoint, signed as a note with Ed25519:
 //
@@ -21,6 +24,26 @@
 // origin. A verifier key is one line, `vgw-0001+<hash, 8 hexadecimal digits>+<base64 of 0x01 ‖ public key>`, where the
 // hash is the first 4 bytes of SHA-256 of name, line end, 0x01 and public key. Whoever implements golang.org/x/mod's
 // notes or C2SP signed-note can check it.
+//
+// # Receipts
+//
+// A receipt is a note of the same kind, signed by a collector, which thereby says that it keeps one archive file:
+//
+//	sluice receipt v1
+//	vgw-0001
+//	4711
+//	9000
+//	1048576
+//	0700000000000000000000000000000000000000000000000000000000000000
+//	at 2026-11-22T06:14:10Z
+//
+//	— collector-1 …
+//
+// Line by line: these words; the gateway; the seq of the first record in the file; the seq behind its last; the size of
+// the file in bytes; its SHA-256 in lower-case hexadecimal digits; when the collector had it on disk, in UTC. Numbers are
+// decimal, without leading zeros, below 1<<63. There is one written form and there are no further lines. A signed receipt
+// has at most 4096 bytes. The first line holds spaces, which no origin of a checkpoint can: neither text can be taken for
+// the other, whatever one key signs.
 package signed
 
 import (
