@@ -144,5 +144,11 @@ type Journal interface {
 	Tally() map[TallyKey]uint64
 }
 
+// Archive names one sealed file of records: those from First up to, not with, Next.
+type Archive struct {
+	First, Next uint64
+	Bytes       int64 // of the file
+}
+
 // Clock tells the time and whether it can be trusted: a box that never set its clock starts in 1970.
 type Clock func() (now time.Time, trusted bool)

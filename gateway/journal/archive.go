@@ -265,8 +265,8 @@ func readArchiveMeta(path string, keys *keyring) (m archiveMeta, err error) {
 }
 
 // archiveRecords hands out the records of an archive from *at on and moves *at behind them.
-func (j *Journal) archiveRecords(m *archiveMeta, at *uint64, fn func(seq uint64, record []byte) error) error {
-	return withArchive(m.path, j.keys, func(a *archiveReader) error {
+func archiveRecords(m *archiveMeta, keys *keyring, at *uint64, fn func(seq uint64, record []byte) error) error {
+	return withArchive(m.path, keys, func(a *archiveReader) error {
 		for {
 			plain, first, count, err := a.next(func(first uint64, count uint32) bool { return first+uint64(count) <= *at })
 			if err == io.EOF || err == nil && a.block == a.blocks() {
@@ -299,8 +299,8 @@ func (j *Journal) archiveRecords(m *archiveMeta, at *uint64, fn func(seq uint64,
 }
 
 // archiveCheckpoints hands out the checkpoints of an archive.
-func (j *Journal) archiveCheckpoints(m *archiveMeta, fn func(size uint64, text []byte) error) error {
-	return withArchive(m.path, j.keys, func(a *archiveReader) error {
+func archiveCheckpoints(m *archiveMeta, keys *keyring, fn func(size uint64, text []byte) error) error {
+	return withArchive(m.path, keys, func(a *archiveReader) error {
 		for {
 			plain, _, count, err := a.next(func(uint64, uint32) bool { return a.block+1 < a.blocks() })
 			if err == io.EOF {

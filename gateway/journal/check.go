@@ -16,6 +16,7 @@ import (
 type Report struct {
 	OK          bool           `json:"ok"`
 	Records     uint64         `json:"records"`
+	Trimmed     uint64         `json:"trimmed,omitempty"` // the records begin here; those before it are a collector's
 	Decisions   uint64         `json:"decisions"`
 	Bodies      uint64         `json:"bodies"` // opened, one by one
 	Checkpoints uint64         `json:"checkpoints"`
@@ -100,11 +101,29 @@ func (c *checker) readCheckpoints() {
 			c.report.add("checkpoint of size %d: %v", size, errors.Join(err, errors.New("does not belong there or is not signed")))
 			return nil
 		}
+		if size < c.j.Trimmed() {
+			c.consistent(size, root)
+			return nil
+		}
 		c.checkpoints, c.roots = append(c.checkpoints, Checkpoint{Size: size}), append(c.roots, root)
 		return nil
 	})
 	if err != nil {
 		c.report.add("read checkpoints: %v", err)
+	}
+}
+
+// consistent checks the checkpoint that was kept of the records that are trimmed: the hashes kept with it make its root,
+// and the tree at which the records here begin.
+func (c *checker) consistent(size uint64, root tlog.Hash) {
+	b := c.j.trimmedBase()
+	start := compact{b.Next, b.Tree}
+	if h, err := tlog.TreeHash(int64(size), c.j); err != nil || h != root {
+		c.report.add("checkpoint of size %d: the hashes kept of trimmed records have another root", size)
+	} else if h, err := tlog.TreeHash(int64(b.Next), c.j); err != nil || h != start.root() {
+		c.report.add("the hashes kept of trimmed records do not lead to record %d", b.Next)
+	} else {
+		c.signed = size
 	}
 }
 
@@ -124,7 +143,12 @@ func (c *checker) match() {
 // readRecords lets a ledger of its own follow all records.
 func (c *checker) readRecords() {
 	total := c.j.Size()
-	err := c.j.Records(0, func(seq uint64, record []byte) error {
+	if b := c.j.trimmedBase(); b != nil {
+		c.led.restore(b.state())
+		c.report.Trimmed = b.Next
+		c.match()
+	}
+	err := c.j.Records(c.report.Trimmed, func(seq uint64, record []byte) error {
 		if seq%1024 == 0 {
 			if c.progress != nil {
 				c.progress(seq, total)
@@ -133,7 +157,7 @@ func (c *checker) readRecords() {
 				return c.ctx.Err()
 			}
 		}
-		c.report.Records++
+		c.report.Records++ // read
 		if err := c.led.apply(record, &c.record, c.j.decisions, c.compareRoot); err != nil {
 			c.report.add("%v", err)
 			if c.led.tree.size == seq {
@@ -154,7 +178,7 @@ func (c *checker) readRecords() {
 	}
 	c.report.Totals, c.report.Unsigned = c.led.totals, c.led.tree.size-min(c.signed, c.led.tree.size)
 	if c.progress != nil {
-		c.progress(c.report.Records, total)
+		c.progress(c.report.Trimmed+c.report.Records, total)
 	}
 }
 

@@ -69,7 +69,8 @@ func (j *Journal) putCheckpoint(size uint64, text []byte) error {
 	return err
 }
 
-// Checkpoints calls fn for every checkpoint that is stored, by growing size. text is fn's only until it returns.
+// Checkpoints calls fn for every checkpoint that is stored, by growing size. Of those over records that are trimmed it is
+// the newest. text is fn's only until it returns.
 func (j *Journal) Checkpoints(fn func(size uint64, text []byte) error) error {
 	var last uint64
 	once := func(size uint64, text []byte) error {
@@ -79,21 +80,34 @@ func (j *Journal) Checkpoints(fn func(size uint64, text []byte) error) error {
 		last = size
 		return fn(size, text)
 	}
-	for at := uint64(0); ; {
+	var at uint64
+	if b := j.trimmedBase(); b != nil {
+		at = b.Next
+		if c := b.Checkpoint; len(c.Text) > 0 {
+			if err := once(c.Size, c.Text); err != nil {
+				return err
+			}
+		}
+	}
+	for {
 		a, s, next := j.container(at)
 		var err error
 		switch {
 		case a != nil:
-			err = j.archiveCheckpoints(a, once)
+			err = archiveCheckpoints(a, j.keys, once)
 		case s != nil:
 			err = j.segmentCheckpoints(s, next, once)
 		default:
+			if next := j.Trimmed(); at < next { // trimmed meanwhile
+				at = next
+				continue
+			}
 			if c := j.Checkpoint(); len(c.Text) > 0 {
 				return once(c.Size, c.Text)
 			}
 			return nil
 		}
-		if errors.Is(err, errGone) {
+		if errors.Is(err, errGone) || j.trimmedMeanwhile(at, err) {
 			continue
 		}
 		if err != nil {

@@ -3,10 +3,12 @@ package journal
 import (
 	"bufio"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,10 +46,17 @@ func crashChild(spec string) {
 			}
 		}
 	}
+	ships := slices.Contains(trimSteps, name)
+	if ships {
+		o.AuditMaxSize, o.Receipt = 600<<10, testReceipt
+	}
 	j, err := Open(o)
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
+	}
+	if ships {
+		go collect(j)
 	}
 	for u, most := range []int{64, 40} {
 		go func() {
@@ -79,6 +88,20 @@ func crashChild(spec string) {
 		})
 	}
 }
+
+// collect gives a receipt for every archive.
+func collect(j *Journal) {
+	for ; ; time.Sleep(time.Millisecond) {
+		if a, ok := j.Unshipped(); ok {
+			if digest, err := j.digest(&a); err == nil {
+				j.Shipped(a, []byte("receipt "+hex.EncodeToString(digest[:])))
+			}
+		}
+	}
+}
+
+// trimSteps are the steps of a trimming.
+var trimSteps = []string{"announce", "keep", "forget", "roots", "remove", "removed"}
 
 // crash runs a child on the folder until it dies, at a step or after a while, and returns what it was told.
 func crash(t *testing.T, dir, step string, after int) (committed uint64, delivered [2]uint64) {

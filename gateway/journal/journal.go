@@ -53,6 +53,12 @@ type Options struct {
 	Clock    gateway.Clock // of delivery records; nil: the system's, not trusted
 	Log      *slog.Logger  // nil: silent
 
+	// Retention says when records are old enough to go; Receipt, when not nil, that there is a collector: it checks the
+	// collector's word for a file of ours and says who it is. Package doc, "Trimming".
+	Retention Retention
+	Receipt   func(a gateway.Archive, digest [32]byte, text []byte) (collector string, err error)
+	Uptime    func() time.Duration // since some moment, whatever happens to Clock; nil: the process's
+
 	commit   func(tx *bbolt.Tx) error
 	openFile func(name string, flag int, perm os.FileMode) (*os.File, error)
 	after    func(d time.Duration, fn func()) *time.Timer
@@ -80,6 +86,10 @@ func (o *Options) setDefaults() {
 	}
 	if o.after == nil {
 		o.after = time.AfterFunc
+	}
+	if o.Uptime == nil {
+		start := time.Now()
+		o.Uptime = func() time.Duration { return time.Since(start) }
 	}
 	if o.step == nil {
 		o.step = func(string) {}
@@ -115,6 +125,8 @@ type Journal struct {
 	archives   []archiveMeta
 	lastWait   [gateway.MaxUplinks]uint64
 	waiting    [gateway.MaxUplinks]Waiting
+	base       *base                // where the records here begin; nil: at 0
+	receipts   map[uint64]bool      // by the first seq of archives that a collector has
 	roots      map[uint64]tlog.Hash // level-8 subtree roots that state.bolt does not have yet
 	checkpoint Checkpoint
 	changed    chan struct{} // closed when something was committed
@@ -124,6 +136,16 @@ type Journal struct {
 	bodyBytes, recordBytes atomic.Int64
 	written                atomic.Uint64
 	failing, reserveSpent  atomic.Bool
+
+	shipping  sync.Mutex    // one receipt at a time is written or forgotten
+	announced atomic.Uint64 // seq up to which a trimming is on the log
+	announces atomic.Bool   // a trimming is on its way to the log
+
+	// The sweeper's own.
+	steady   steadyClock
+	age      archiveAge // of the oldest archive
+	damagedA uint64     // next of the oldest archive, when it cannot be read
+	leftover []string   // files of trimmed archives that could not be removed
 
 	// The committer's own.
 	writeBodies int64
@@ -186,7 +208,7 @@ func OpenReadOnly(dir string, keys []Key) (*Journal, error) {
 // prepareOpen locks the folder and recovers the state as of the last commit.
 func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
-		opt: o, readOnly: readOnly, names: newNames(), roots: make(map[uint64]tlog.Hash),
+		opt: o, readOnly: readOnly, names: newNames(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]bool),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
 		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),
 		files: handles{open: o.openFile, max: openSegments},

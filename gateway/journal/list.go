@@ -30,6 +30,7 @@ type Stat struct {
 	DiskBytes    int64              `json:"disk_bytes"` // of all files, as allocated lengths
 	Checkpoint   Checkpoint         `json:"checkpoint"`
 	Full         bool               `json:"full"`
+	ArchiveStat
 }
 
 // Stat returns the journal's figures. MaxSize and AuditMaxSize are zero when it is open for reading only.
@@ -42,6 +43,7 @@ func (j *Journal) Stat() Stat {
 		s.MaxSize, s.AuditMaxSize, s.Full = j.opt.MaxSize, j.opt.AuditMaxSize, j.Full()
 	}
 	s.DiskBytes = j.diskBytes()
+	s.ArchiveStat = j.archiveStat()
 	s.Uplinks = make(map[string]Waiting)
 	j.names.mu.RLock()
 	uplinks := append([]string(nil), j.names.list[kindUplink]...)

@@ -21,17 +21,21 @@ func (e *ErrRecord) Error() string { return fmt.Sprintf("record %d: %s", e.Seq, 
 const batchLen = 256
 
 // Records calls fn for every record from the given seq on, in order, from archive and segments alike, and returns the
-// first error, its own or fn's. The record is fn's only until it returns. Records committed meanwhile are included.
+// first error, its own or fn's: *ErrTrimmed when the record is no longer here. The record is fn's only until it returns.
+// Records committed meanwhile are included.
 func (j *Journal) Records(from uint64, fn func(seq uint64, record []byte) error) error {
 	for at := from; ; {
 		a, s, next := j.container(at)
 		var err error
 		switch {
 		case a != nil:
-			err = j.archiveRecords(a, &at, fn)
+			err = archiveRecords(a, j.keys, &at, fn)
 		case s != nil:
 			err = j.segmentRecords(s, next, &at, fn)
 		default:
+			if next := j.Trimmed(); at < next {
+				return &ErrTrimmed{next}
+			}
 			if end := j.end(); at < end {
 				return &ErrRecord{at, "is missing"}
 			}
@@ -40,7 +44,7 @@ func (j *Journal) Records(from uint64, fn func(seq uint64, record []byte) error)
 		if err == errStop {
 			return nil
 		}
-		if err != nil && !errors.Is(err, errGone) {
+		if err != nil && !errors.Is(err, errGone) && !j.trimmedMeanwhile(at, err) {
 			return err
 		}
 		if err == nil && at < next {
@@ -70,6 +74,9 @@ func (j *Journal) container(at uint64) (*archiveMeta, *segment, uint64) {
 func (j *Journal) end() (end uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.base != nil {
+		end = j.base.Next
+	}
 	for _, s := range j.segments {
 		end = max(end, s.Next)
 	}
@@ -125,8 +132,15 @@ func (j *Journal) segmentRecords(s *segment, next uint64, at *uint64, fn func(se
 	return nil
 }
 
-// decisions calls fn for every decision record from first to last.
+// decisions calls fn for every decision record from first to last; of those that are trimmed, for every one that was
+// not settled where the records here begin.
 func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision) error) error {
+	if b := j.trimmedBase(); b != nil && first < b.Next {
+		if err := b.open.each(first, last, fn); err != nil || last < b.Next {
+			return err
+		}
+		first = b.Next
+	}
 	var r gateway.Record
 	return j.Records(first, func(seq uint64, record []byte) error {
 		if seq > last {

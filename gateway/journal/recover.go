@@ -38,6 +38,9 @@ func (j *Journal) recover() error {
 	if err := j.findArchives(); err != nil {
 		return err
 	}
+	if snap, err = j.findTrimmed(snap); err != nil {
+		return err
+	}
 	if err := j.findSegments(snap); err != nil {
 		return err
 	}
@@ -116,7 +119,7 @@ func (j *Journal) findSegments(snap *snapshot) error {
 		}
 		next = min(next, j.limitOf(first, firsts[i+1:]))
 		archived := slices.ContainsFunc(j.archives, func(a archiveMeta) bool { return a.First == first })
-		if archived || next <= first { // drained before a crash, or nothing committed: the file goes
+		if archived || next <= first || first < j.Trimmed() { // drained before a crash, or nothing committed: the file goes
 			j.files.drop(s)
 			if err := j.removeLeftover(s.path); err != nil {
 				return err

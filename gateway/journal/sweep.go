@@ -69,7 +69,7 @@ func (j *Journal) sweepOnce() error {
 	for {
 		s := j.drainedSegment()
 		if s == nil {
-			return nil
+			return j.trimOnce()
 		}
 		err := j.archive(s)
 		if isDamage(err) {

@@ -61,7 +61,8 @@ func (c *compact) root() tlog.Hash {
 func (c *compact) valid() bool { return bits.OnesCount64(c.size) == len(c.roots) }
 
 // ReadHashes returns the hashes of the record tree with the given stored-hash indices, so that a Journal is a
-// tlog.HashReader for proofs. Hashes below level 8 are recomputed from the records.
+// tlog.HashReader for proofs. Hashes below level 8 are recomputed from the records. Of the records that are trimmed there
+// are the hashes that proofs of all others need; for any other the error is *ErrTrimmed.
 func (j *Journal) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
 	for i, index := range indexes {
@@ -79,6 +80,20 @@ func (j *Journal) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 func (j *Journal) subtree(level int, n uint64) (tlog.Hash, error) {
 	if level > 62 || (n+1)<<level > j.Size() {
 		return tlog.Hash{}, fmt.Errorf("subtree is not complete")
+	}
+	if b := j.trimmedBase(); b != nil && n<<level < b.Next {
+		if h, ok := b.node(level, n); ok {
+			return h, nil
+		}
+		if level == 0 || !b.reaches(level, n) {
+			return tlog.Hash{}, &ErrTrimmed{b.Next}
+		}
+		left, err := j.subtree(level-1, 2*n)
+		if err != nil {
+			return tlog.Hash{}, err
+		}
+		right, err := j.subtree(level-1, 2*n+1)
+		return tlog.NodeHash(left, right), err
 	}
 	if level > rootLevel {
 		left, err := j.subtree(level-1, 2*n)

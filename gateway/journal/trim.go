@@ -1,0 +1,562 @@
+package journal
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// trimShare of AuditMaxSize is what records may take before archives go that a collector has.
+const trimShare = 0.5
+
+// Trimmed returns the seq of the first record that is here.
+func (j *Journal) Trimmed() uint64 {
+	if b := j.trimmedBase(); b != nil {
+		return b.Next
+	}
+	return 0
+}
+
+func (j *Journal) trimmedBase() *base {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.base
+}
+
+// trimmedMeanwhile reports whether reading at a seq failed because its archive was trimmed since it was looked up.
+func (j *Journal) trimmedMeanwhile(at uint64, err error) bool {
+	return errors.Is(err, fs.ErrNotExist) && at < j.Trimmed()
+}
+
+// Start returns where the records here begin: their first seq, the roots of the complete subtrees of the tree over all
+// before it, largest first, and the newest change records among these. All is zero when nothing is trimmed.
+func (j *Journal) Start() (next uint64, roots []tlog.Hash, changes [][]byte) {
+	b := j.trimmedBase()
+	if b == nil {
+		return 0, nil, nil
+	}
+	for _, k := range b.Changes {
+		changes = append(changes, k.Record)
+	}
+	return b.Next, slices.Clone(b.Tree), changes
+}
+
+// findTrimmed reads what is kept of trimmed records, removes what is left of them, and lists receipts. It returns the
+// snapshot to recover from.
+func (j *Journal) findTrimmed(snap *snapshot) (*snapshot, error) {
+	b, err := j.readBase()
+	if err != nil {
+		if snap == nil || j.readOnly {
+			return nil, fmt.Errorf("read %s: %w", baseFile, err)
+		}
+		j.opt.Log.Error("what is kept of trimmed records is damaged: the log cannot be verified from there", slog.Any("err", err))
+	}
+	if b != nil {
+		j.base = b
+		if err := j.restoreNames(b); err != nil {
+			return nil, err
+		}
+		var here []archiveMeta
+		for _, a := range j.archives {
+			if a.First >= b.Next {
+				here = append(here, a)
+			} else if a.Next > b.Next {
+				return nil, &ErrRecord{b.Next, "stands in an archive that is partly trimmed"}
+			} else if !j.readOnly {
+				j.leftover = append(j.leftover, a.path)
+			}
+		}
+		j.archives = here
+		if snap == nil || snap.Next < b.Next {
+			snap = b.state()
+			snap.Checkpoint = b.Checkpoint
+		}
+	}
+	if j.state.db != nil {
+		j.restoreClock()
+	}
+	return snap, j.findReceipts()
+}
+
+// restoreNames gives back the names that the lost state.bolt had.
+func (j *Journal) restoreNames(b *base) error {
+	for _, kind := range []string{kindSource, kindUplink} {
+		have := len(j.names.list[kind])
+		if have >= len(b.Names[kind]) {
+			continue
+		}
+		if !j.readOnly {
+			err := j.state.update(func(tx *bbolt.Tx) error {
+				bucket, err := tx.CreateBucketIfNotExists([]byte(kind))
+				for i := have; err == nil && i < len(b.Names[kind]); i++ {
+					err = bucket.Put(binary.BigEndian.AppendUint32(nil, uint32(i)), []byte(b.Names[kind][i]))
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		for i := have; i < len(b.Names[kind]); i++ {
+			j.names.set(kind, b.Names[kind][i], i)
+		}
+	}
+	return nil
+}
+
+// trimOnce takes archives off the front of the log, as far as they may go. What it says on the log it does when that is
+// committed and the sweeper runs again.
+func (j *Journal) trimOnce() error {
+	j.removeTrimmed()
+	closing := false
+	select {
+	case <-j.closed:
+		closing = true
+	default:
+	}
+	now, steady := j.lookAtClocks(closing)
+	for {
+		a := j.oldestArchive()
+		if a == nil {
+			return nil
+		}
+		t, err := j.mayGo(a, now.UnixMilli(), steady)
+		if isDamage(err) {
+			j.opt.Log.Error("archive is damaged and is kept", slog.Any("err", err))
+			j.damagedA = a.Next
+			return nil
+		}
+		if err != nil || t == nil {
+			return err
+		}
+		if j.announced.Load() != a.Next {
+			j.announce(t)
+			return nil
+		}
+		if err := j.trim(a); isDamage(err) {
+			j.opt.Log.Error("archive is damaged and is kept", slog.Any("err", err))
+			j.damagedA = a.Next
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// oldestArchive returns the archive with which the records here begin.
+func (j *Journal) oldestArchive() *archiveMeta {
+	first := j.Trimmed()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range j.archives {
+		if a := j.archives[i]; a.First == first && a.Next != j.damagedA {
+			return &a
+		}
+	}
+	return nil
+}
+
+// trimming is the event of an archive that goes.
+type trimming struct {
+	Event     string `json:"event"`
+	First     uint64 `json:"first"`
+	Next      uint64 `json:"next"`
+	Bytes     int64  `json:"bytes"`
+	SHA256    string `json:"sha256"`
+	Why       string `json:"why"` // shipped or retention
+	Collector string `json:"collector,omitempty"`
+}
+
+// mayGo decides about the oldest archive; nil: it stays.
+func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, error) {
+	j.mu.Lock()
+	shipped := j.receipts[a.First]
+	j.mu.Unlock()
+	shipped = shipped && j.opt.Receipt != nil
+	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize)
+	var old bool
+	if steady && !(shipped && room) {
+		var err error
+		if old, err = j.expired(a, time.UnixMilli(now)); err != nil {
+			return nil, err
+		}
+	}
+	t := &trimming{Event: "archive trimmed", First: a.First, Next: a.Next, Why: "shipped"}
+	file := gateway.Archive{First: a.First, Next: a.Next, Bytes: a.Bytes}
+	switch {
+	case shipped && (room || old):
+		receipt, err := j.readReceipt(a.First)
+		if err == nil {
+			var digest [32]byte
+			if digest, t.Collector, err = j.checkReceipt(file, receipt); err == nil {
+				t.SHA256, t.Bytes = hex.EncodeToString(digest[:]), a.Bytes
+				return t, nil
+			}
+		}
+		j.opt.Log.Error("receipt does not hold, the archive ships again", slog.Any("err", err))
+		return nil, j.forgetReceipt(a.First)
+	case old && (room || j.opt.Receipt == nil): // with a collector it is given time to take the archive, while there is room
+		digest, err := j.digest(&file)
+		if err != nil {
+			return nil, err
+		}
+		t.SHA256, t.Bytes, t.Why = hex.EncodeToString(digest[:]), file.Bytes, "retention"
+		return t, nil
+	}
+	return nil, nil
+}
+
+func (j *Journal) forgetReceipt(first uint64) error {
+	j.shipping.Lock()
+	defer j.shipping.Unlock()
+	j.mu.Lock()
+	delete(j.receipts, first)
+	j.mu.Unlock()
+	if err := os.Remove(j.archivePath(receiptName(first))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// announce puts on the log that an archive goes.
+func (j *Journal) announce(t *trimming) {
+	if j.announces.Swap(true) {
+		return
+	}
+	detail, err := json.Marshal(t)
+	if err != nil {
+		panic("journal: encode event: " + err.Error())
+	}
+	now, trusted := j.opt.Clock()
+	r := gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: detail}
+	j.opt.step("announce")
+	j.Append([]*gateway.Entry{{Record: gateway.AppendRecord(nil, &r)}}, func(_ uint64, err error) {
+		if err == nil {
+			j.announced.Store(t.Next)
+		}
+		j.announces.Store(false)
+		j.tidySoon()
+	})
+}
+
+// trim takes the oldest archive off the log. That it goes is on the log already. A crash between any two of its steps
+// leaves the archive, or what is kept of it, or both; Open then goes on with what is kept.
+func (j *Journal) trim(a *archiveMeta) error {
+	j.opt.step("keep") // 1. what is kept of the records
+	b, err := j.baseBehind(a)
+	if err != nil {
+		return err
+	}
+	sealed, err := b.seal(j.keys)
+	if err != nil {
+		return err
+	}
+	if err := j.writeFile(baseFile, sealed); err != nil {
+		return err
+	}
+	j.opt.step("forget") // 2. from here on everybody begins behind them
+	j.mu.Lock()
+	j.base = b
+	j.archives = slices.DeleteFunc(slices.Clone(j.archives), func(o archiveMeta) bool { return o.First == a.First })
+	delete(j.receipts, a.First)
+	j.mu.Unlock()
+	j.recordBytes.Add(-a.Bytes)
+	j.leftover = append(j.leftover, a.path, j.archivePath(receiptName(a.First)))
+	j.opt.step("roots") // 3. their roots, and a second copy of what is kept
+	if err := j.dropRoots(b.Next, sealed); err != nil {
+		return err
+	}
+	j.opt.step("remove") // 4. the file
+	j.removeTrimmed()
+	j.opt.step("removed")
+	j.opt.Log.Info("archive trimmed", slog.Uint64("seq", b.Next))
+	j.poke() // there may be room again
+	return nil
+}
+
+// removeTrimmed removes the files of trimmed archives; what cannot be removed is tried again.
+func (j *Journal) removeTrimmed() {
+	if len(j.leftover) == 0 {
+		return
+	}
+	j.leftover = slices.DeleteFunc(j.leftover, func(path string) bool {
+		err := os.Remove(path)
+		return err == nil || errors.Is(err, fs.ErrNotExist)
+	})
+	syncDir(j.archivePath(""))
+}
+
+// dropRoots removes the stored roots of records below next from state.bolt and keeps a copy of the base there.
+func (j *Journal) dropRoots(next uint64, sealed []byte) error {
+	return j.state.update(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketRoots); b != nil {
+			for c := b.Cursor(); ; {
+				k, _ := c.First()
+				if len(k) != 8 || binary.BigEndian.Uint64(k) >= next>>rootLevel {
+					break
+				}
+				if err := c.Delete(); err != nil {
+					return err
+				}
+			}
+		}
+		b, err := tx.CreateBucketIfNotExists(bucketTrimmed)
+		if err != nil {
+			return err
+		}
+		return b.Put(keyNewest, sealed)
+	})
+}
+
+// baseBehind makes what is kept when the records here begin behind archive a, by letting a ledger follow it.
+func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
+	old := j.trimmedBase()
+	if old == nil {
+		old = &base{Names: map[string][]string{}}
+	}
+	f := follower{j: j, b: &base{Version: baseVersion, Changes: slices.Clone(old.Changes)}, age: archiveAge{newest: old.Newest, provision: old.Provision}}
+	f.led.restore(old.state())
+	f.checkpoint = old.Checkpoint
+	err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
+		if size <= a.Next && size > f.checkpoint.Size {
+			f.checkpoint = Checkpoint{Size: size, Text: slices.Clone(text)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	at := a.First
+	if err := archiveRecords(a, j.keys, &at, f.record); err != nil {
+		return nil, err
+	}
+	if f.wrong != nil {
+		return nil, f.wrong
+	}
+	b := f.b
+	b.snapshot = f.led.snapshot()
+	b.Checkpoint, b.Newest, b.Provision = f.checkpoint, f.age.newest, f.age.provision
+	if err := f.keepOpen(old); err != nil {
+		return nil, err
+	}
+	if err := f.keepNodes(); err != nil {
+		return nil, err
+	}
+	j.names.mu.RLock()
+	b.Names = maps.Clone(j.names.list)
+	for kind, list := range b.Names {
+		b.Names[kind] = slices.Clone(list)
+	}
+	j.names.mu.RUnlock()
+	return b, b.index()
+}
+
+// snapshot is the form in which the state of a ledger is stored.
+func (l *ledger) snapshot() snapshot {
+	s := snapshot{Version: snapshotVersion, Next: l.tree.size, Tree: l.tree.clone().roots, Cursors: l.cursors, Totals: l.totals}
+	l.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
+		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
+	})
+	return s
+}
+
+// follower lets a ledger follow the records of an archive that goes.
+type follower struct {
+	j          *Journal
+	b          *base
+	led        ledger
+	r          gateway.Record
+	age        archiveAge
+	checkpoint Checkpoint
+	wrong      error
+}
+
+func (f *follower) record(seq uint64, record []byte) error {
+	err := f.led.apply(record, &f.r, f.j.decisions, func(n uint64, h [32]byte) {
+		if stored, ok := f.j.storedRoot(n); ok && stored != h {
+			f.wrong = &ErrRecord{seq, "does not lead to the stored hash"}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	f.age.add(seq, &f.r)
+	if f.r.Kind == gateway.ChangeRecord {
+		f.b.Changes = append(f.b.Changes, kept{seq, slices.Clone(record)})
+		f.b.Changes = f.b.Changes[max(0, len(f.b.Changes)-keptChanges):]
+	}
+	return nil
+}
+
+// keepOpen keeps the decisions that are not settled: deliveries behind them will count them.
+func (f *follower) keepOpen(old *base) error {
+	var o openSet
+	visit := func(seq uint64, d *decision) error {
+		open := d.holds != 0
+		for set := d.waits; set != 0 && !open; set &= set - 1 {
+			open = f.led.cursors[bits.TrailingZeros32(uint32(set))] < seq
+		}
+		if open {
+			o.add(seq, d)
+		}
+		return nil
+	}
+	if err := f.j.decisions(0, f.b.Next-1, visit); err != nil {
+		return err
+	}
+	f.b.Settings, f.b.Open = o.settings, o.bytes
+	return nil
+}
+
+// keepNodes keeps the hashes that proofs need of the records that go: the subtrees that the tree consists of, those of
+// the checkpoint that is kept and those between, and those beside the change records that are kept.
+func (f *follower) keepNodes() error {
+	b := f.b
+	want := make(map[nodeID]bool)
+	between(0, b.Next, want)
+	between(0, b.Checkpoint.Size, want)
+	between(b.Checkpoint.Size, b.Next, want)
+	for _, k := range b.Changes {
+		want[nodeID{0, k.Seq}] = true
+		for level := 0; k.Seq>>level<<level > 0 || 1<<level < b.Next; level++ {
+			if n := k.Seq>>level ^ 1; (n+1)<<level <= b.Next {
+				want[nodeID{level, n}] = true
+			}
+		}
+	}
+	for id := range want {
+		h, err := f.j.subtree(id.level, id.n)
+		if err != nil {
+			return err
+		}
+		b.Nodes = append(b.Nodes, node{id.level, id.n, h})
+	}
+	slices.SortFunc(b.Nodes, func(x, y node) int {
+		return slices.Compare([]uint64{uint64(x.Level), x.N}, []uint64{uint64(y.Level), y.N})
+	})
+	return nil
+}
+
+// between adds the largest complete subtrees that leaves from first up to, not with, next consist of.
+func between(first, next uint64, to map[nodeID]bool) {
+	for first < next {
+		level := min(bits.Len64(next-first)-1, bits.TrailingZeros64(first))
+		to[nodeID{level, first >> level}] = true
+		first += 1 << level
+	}
+}
+
+// Archives lists the files of the archive, oldest first.
+func (j *Journal) Archives() []gateway.Archive {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var list []gateway.Archive
+	for _, a := range j.archives {
+		list = append(list, gateway.Archive{First: a.First, Next: a.Next, Bytes: a.Bytes})
+	}
+	slices.SortFunc(list, func(a, b gateway.Archive) int { return int(int64(a.First) - int64(b.First)) })
+	return list
+}
+
+// ShippedLog is a part of a log, from record 0 on, as a collector keeps it: a folder of archive files. It reads only.
+type ShippedLog struct {
+	keys     *keyring
+	archives []archiveMeta
+	next     uint64
+}
+
+// OpenShipped opens the archive files in a folder, under the names that the archive or a collector gives them, with the
+// at-rest keys that they were sealed under. The log ends before the first record that is in none of them.
+func OpenShipped(dir string, keys []Key) (*ShippedLog, error) {
+	l := new(ShippedLog)
+	var err error
+	if l.keys, err = newKeyring(keys); err != nil {
+		return nil, err
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open shipped archives: %w", err)
+	}
+	for _, f := range files {
+		var first, next uint64
+		name := f.Name()
+		if n, _ := fmt.Sscanf(name, "%020d-%020d", &first, &next); !(n == 2 && name == fmt.Sprintf("%020d-%020d", first, next)) {
+			if n, _ := fmt.Sscanf(name, arcPrefix+"%020d"+arcSuffix, &first); n != 1 || name != archiveName(first) {
+				continue
+			}
+		}
+		m, err := readArchiveMeta(filepath.Join(dir, name), l.keys)
+		if err != nil {
+			return nil, fmt.Errorf("open shipped archives: %w", err)
+		}
+		l.archives = append(l.archives, m)
+	}
+	slices.SortFunc(l.archives, func(a, b archiveMeta) int { return int(int64(a.First) - int64(b.First)) })
+	for _, a := range l.archives {
+		if a.First == l.next {
+			l.next = a.Next
+		}
+	}
+	return l, nil
+}
+
+// Next returns the seq behind the last record of the log.
+func (l *ShippedLog) Next() uint64 { return l.next }
+
+// Records is that of Journal.
+func (l *ShippedLog) Records(from uint64, fn func(seq uint64, record []byte) error) error {
+	return l.each(func(a *archiveMeta) error {
+		if a.Next <= from {
+			return nil
+		}
+		at := max(from, a.First)
+		err := archiveRecords(a, l.keys, &at, fn)
+		if err == nil && at != a.Next {
+			err = &ErrRecord{at, "is missing"}
+		}
+		return err
+	})
+}
+
+// Checkpoints is that of Journal.
+func (l *ShippedLog) Checkpoints(fn func(size uint64, text []byte) error) error {
+	var last uint64
+	return l.each(func(a *archiveMeta) error {
+		return archiveCheckpoints(a, l.keys, func(size uint64, text []byte) error {
+			if size <= last {
+				return nil
+			}
+			last = size
+			return fn(size, text)
+		})
+	})
+}
+
+// each calls fn for the archives that follow each other from record 0 on.
+func (l *ShippedLog) each(fn func(a *archiveMeta) error) error {
+	var at uint64
+	for i := range l.archives {
+		if a := &l.archives[i]; a.First == at {
+			if err := fn(a); err != nil {
+				return err
+			}
+			at = a.Next
+		}
+	}
+	return nil
+}
