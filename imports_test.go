@@ -25,6 +25,7 @@ var rooms = []struct {
 	{"gateway", nil},
 	{"gateway/journal/...", []string{"gateway"}},
 	{"gateway/audit/...", []string{"crypto/signed", "gateway"}},
+	{"gateway/ship/...", []string{"crypto/signed", "gateway"}},
 	{"gateway/report/...", []string{"gateway", "gateway/audit"}},
 	{"gateway/risk/...", []string{"gateway", "gateway/audit"}},
 	{"gateway/complaint/...", []string{"gateway", "gateway/audit"}},

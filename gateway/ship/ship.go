@@ -1,0 +1,227 @@
+package ship
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/config"
+)
+
+// Store is where archives come from and receipts go.
+type Store interface {
+	// Unshipped returns the oldest archive without a receipt; ok is false when there is none.
+	Unshipped() (a gateway.Archive, ok bool)
+	// OpenArchive opens its file.
+	OpenArchive(a gateway.Archive) (io.ReadSeekCloser, error)
+	// Shipped keeps a receipt for it, durably, after checking it against the file.
+	Shipped(a gateway.Archive, receipt []byte) error
+}
+
+// Bounds of the pause after a failure.
+const (
+	pauseFirst = time.Second
+	pauseLast  = 10 * time.Minute
+)
+
+// ErrRefused reports an answer that is no receipt for the file that was sent.
+var ErrRefused = errors.New("collector gave no receipt")
+
+// Name returns the name of an archive at a collector.
+func Name(gatewayName string, a gateway.Archive) string {
+	return fmt.Sprintf("%s/%020d-%020d", gatewayName, a.First, a.Next)
+}
+
+// Check returns what checks a receipt for an archive of the gateway with a digest, and says who signed it.
+func Check(gatewayName string, key *signed.Verifier) func(a gateway.Archive, digest [32]byte, text []byte) (string, error) {
+	return func(a gateway.Archive, digest [32]byte, text []byte) (string, error) {
+		r, err := key.ParseVerifyReceipt(text)
+		if err != nil {
+			return "", err
+		}
+		if r.Gateway != gatewayName || r.First != a.First || r.Next != a.Next || r.Bytes != uint64(a.Bytes) || r.SHA256 != digest {
+			return "", fmt.Errorf("%w: of another file", signed.ErrReceipt)
+		}
+		return key.Name(), nil
+	}
+}
+
+// Shipper sends the archives of one gateway to one collector. It is safe for concurrent use.
+type Shipper struct {
+	gateway string
+	config  Config
+	store   Store
+	check   func(gateway.Archive, [32]byte, []byte) (string, error)
+	client  *http.Client
+	log     *slog.Logger
+	pause   func(ctx context.Context, d time.Duration) // waits
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+// Status is how shipping goes.
+type Status struct {
+	Answering bool      `json:"answering"` // the last archive was answered with a receipt, or there was nothing to send
+	Last      time.Time `json:"last,omitzero"`
+	Sent      uint64    `json:"sent"`   // archives since the start
+	Failed    uint64    `json:"failed"` // attempts since the start
+	Err       string    `json:"err,omitempty"`
+}
+
+// New prepares a shipper; it does not connect. Zero fields of c take their documented defaults, and c is expected to
+// have passed Check of Config.
+func New(gatewayName string, c Config, key *signed.Verifier, store Store, log *slog.Logger) (*Shipper, error) {
+	config.Defaults(&c)
+	t, err := clientTLS(&c.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("open collector: %w", err)
+	}
+	return &Shipper{gateway: gatewayName, config: c, store: store, check: Check(gatewayName, key), log: log, pause: wait,
+		client: &http.Client{
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext, TLSClientConfig: t, TLSHandshakeTimeout: 30 * time.Second,
+				MaxResponseHeaderBytes: 16 << 10, MaxIdleConns: 1, MaxConnsPerHost: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
+			},
+		}}, nil
+}
+
+// Status returns how shipping goes.
+func (s *Shipper) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Run ships every archive that there is, and those to come, until ctx ends.
+func (s *Shipper) Run(ctx context.Context) {
+	defer s.client.CloseIdleConnections()
+	pause := pauseFirst
+	for ctx.Err() == nil {
+		a, ok := s.store.Unshipped()
+		if !ok {
+			s.note(nil, false)
+			s.pause(ctx, jitter(s.config.Every))
+			continue
+		}
+		err := s.ship(ctx, a)
+		if ctx.Err() != nil {
+			return
+		}
+		s.note(err, true)
+		if err == nil {
+			pause = pauseFirst
+			continue
+		}
+		s.pause(ctx, jitter(pause))
+		pause = min(2*pause, pauseLast)
+	}
+}
+
+// note keeps the status and logs when it changes.
+func (s *Shipper) note(err error, sent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.status
+	switch {
+	case err != nil:
+		s.status.Answering, s.status.Err = false, err.Error()
+		s.status.Failed++
+		if was.Answering || was.Err != s.status.Err && was.Failed == 0 {
+			s.log.Error("archive is not shipped", slog.Any("err", err))
+		}
+	case sent:
+		s.status.Answering, s.status.Err, s.status.Last = true, "", time.Now().UTC()
+		s.status.Sent++
+		if !was.Answering {
+			s.log.Info("collector takes archives")
+		}
+	default:
+		s.status.Answering = was.Err == ""
+	}
+}
+
+// ship sends one archive and hands its receipt in.
+func (s *Shipper) ship(ctx context.Context, a gateway.Archive) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	f, err := s.store.OpenArchive(a)
+	if err != nil {
+		return fmt.Errorf("ship archive: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if a.Bytes, err = io.Copy(h, f); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("ship archive: %w", err)
+	}
+	digest := [32]byte(h.Sum(nil))
+	receipt, err := s.put(ctx, a, digest, f)
+	if err != nil {
+		return fmt.Errorf("ship archive: %w", err)
+	}
+	if _, err := s.check(a, digest, receipt); err != nil {
+		return fmt.Errorf("ship archive: %w", err)
+	}
+	return s.store.Shipped(a, receipt)
+}
+
+// put sends the file of an archive and returns the answer, which may be anything of up to signed.MaxReceipt bytes.
+func (s *Shipper) put(ctx context.Context, a gateway.Archive, digest [32]byte, file io.Reader) ([]byte, error) {
+	url := strings.TrimSuffix(s.config.URL, "/") + "/" + Name(s.gateway, a)
+	body := io.NopCloser(io.LimitReader(file, a.Bytes)) // the file is closed by its owner
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, body)
+	if err != nil {
+		return nil, err
+	}
+	req.ContentLength = a.Bytes
+	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("Content-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest[:])+":")
+	if s.config.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+s.config.Token)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("reach collector: %w", errors.Unwrap(err)) // without the address, which may be a secret of its operator
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
+	}
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, signed.MaxReceipt+1))
+	if err != nil {
+		return nil, fmt.Errorf("read receipt: %w", err)
+	}
+	if len(answer) > signed.MaxReceipt {
+		return nil, fmt.Errorf("%w: the answer is too long", ErrRefused)
+	}
+	return answer, nil
+}
+
+// jitter returns a time between half of d and d.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// wait waits for d or the end of ctx.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,306 @@
+package ship
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/testbench/collector"
+)
+
+func base64Of(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
+
+// shelf is a store in memory.
+type shelf struct {
+	mu       sync.Mutex
+	files    map[uint64][]byte // by first seq; next is first+10
+	receipts map[uint64][]byte
+	check    func(gateway.Archive, [32]byte, []byte) (string, error)
+	done     func() // told when nothing is left to ship
+}
+
+func newShelf(n int) *shelf {
+	s := &shelf{files: map[uint64][]byte{}, receipts: map[uint64][]byte{}, done: func() {}}
+	for i := range uint64(n) {
+		s.files[10*i] = archiveFile(10*i, 10*i+10, 1000+int(i))
+	}
+	return s
+}
+
+// archiveFile is what a collector takes for an archive.
+func archiveFile(first, next uint64, size int) []byte {
+	b := make([]byte, size)
+	copy(b, "SLRARC01")
+	binary.BigEndian.PutUint64(b[28:], first)
+	binary.BigEndian.PutUint64(b[36:], next)
+	return b
+}
+
+func (s *shelf) Unshipped() (a gateway.Archive, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for first := uint64(0); s.files[first] != nil; first += 10 {
+		if s.receipts[first] == nil {
+			return gateway.Archive{First: first, Next: first + 10, Bytes: int64(len(s.files[first]))}, true
+		}
+	}
+	s.done()
+	return a, false
+}
+
+type file struct{ *bytes.Reader }
+
+func (file) Close() error { return nil }
+
+func (s *shelf) OpenArchive(a gateway.Archive) (io.ReadSeekCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return file{bytes.NewReader(s.files[a.First])}, nil
+}
+
+func (s *shelf) Shipped(a gateway.Archive, receipt []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.check(a, sha256.Sum256(s.files[a.First]), receipt); err != nil {
+		return err
+	}
+	s.receipts[a.First] = receipt
+	return nil
+}
+
+// stand is a collector on loopback and a shipper to it.
+type stand struct {
+	c       *collector.Collector
+	s       *Shipper
+	store   *shelf
+	dir     string
+	key     *signed.Verifier
+	address string
+}
+
+func newStand(t *testing.T, files int, more func(*Config)) *stand {
+	t.Helper()
+	signer, err := signed.NewSigner("collector-1", [32]byte{3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := signed.NewVerifier(signer.VerifierKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &stand{store: newShelf(files), dir: t.TempDir(), key: key}
+	if st.c, err = collector.New(collector.Options{Dir: st.dir, Signer: signer, Token: "secret"}); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(st.c)
+	t.Cleanup(server.Close)
+	st.address = server.URL
+	config := Config{URL: server.URL, Token: "secret", Timeout: 300 * time.Millisecond}
+	if more != nil {
+		more(&config)
+	}
+	st.store.check = Check("vgw-0001", key)
+	if st.s, err = New("vgw-0001", config, key, st.store, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// run ships until nothing is left or the shipper paused n times after failures; it returns these pauses.
+func (st *stand) run(t *testing.T, n int) (pauses []time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	st.store.done = cancel
+	st.s.pause = func(_ context.Context, d time.Duration) {
+		if pauses = append(pauses, d); len(pauses) >= n {
+			cancel()
+		}
+	}
+	st.s.Run(ctx)
+	return pauses
+}
+
+func TestArchivesAreShippedOnceAndInOrder(t *testing.T) {
+	st := newStand(t, 5, nil)
+	st.run(t, 1)
+	if len(st.store.receipts) != 5 {
+		t.Fatalf("%d receipts: %+v", len(st.store.receipts), st.s.Status())
+	}
+	for first, want := range st.store.files {
+		got, err := os.ReadFile(filepath.Join(st.dir, fmt.Sprintf("vgw-0001/%020d-%020d", first, first+10)))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("archive %d: %v", first, err)
+		}
+	}
+	clear(st.store.receipts) // as if the box had lost them: the same files get receipts again
+	st.run(t, 1)
+	if s := st.s.Status(); len(st.store.receipts) != 5 || !s.Answering || s.Sent != 10 || s.Failed != 0 {
+		t.Fatalf("%d receipts, %+v", len(st.store.receipts), s)
+	}
+}
+
+func TestNothingIsBelievedButAReceiptForTheFile(t *testing.T) {
+	for _, fault := range collector.Faults {
+		t.Run(string(fault), func(t *testing.T) {
+			st := newStand(t, 3, nil)
+			if fault == collector.Replay { // it has to have one
+				st.store.files = map[uint64][]byte{0: st.store.files[0]}
+				st.run(t, 1)
+				st.store.files = newShelf(3).files
+			}
+			had := len(st.store.receipts)
+			st.c.SetFault(fault)
+			pauses := st.run(t, 3)
+			s := st.s.Status()
+			if len(st.store.receipts) != had || s.Answering || s.Failed == 0 || s.Err == "" || len(pauses) != 3 {
+				t.Fatalf("%d receipts, %+v, %v", len(st.store.receipts), s, pauses)
+			}
+			for i, d := range pauses {
+				if most := pauseFirst << i; d < most/2 || d > most {
+					t.Fatalf("pauses %v", pauses)
+				}
+			}
+			st.c.SetFault(collector.NoFault)
+			st.run(t, 9)
+			if s := st.s.Status(); len(st.store.receipts) != 3 || !s.Answering {
+				t.Fatalf("after the fault: %d receipts, %+v", len(st.store.receipts), s)
+			}
+		})
+	}
+}
+
+func TestACollectorRefusesWhatDoesNotFit(t *testing.T) {
+	st := newStand(t, 1, nil)
+	st.run(t, 1)
+	good := st.store.files[0]
+	put := func(path string, body []byte, alter func(*http.Request)) int {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPut, st.address+path, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.Sum256(body)
+		req.Header.Set("Authorization", "Bearer secret")
+		req.Header.Set("Content-Digest", "sha-256=:"+base64Of(digest[:])+":")
+		if alter != nil {
+			alter(req)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	name := fmt.Sprintf("/vgw-0001/%020d-%020d", 0, 10)
+	other := append(archiveFile(0, 10, 999), 1)
+	for what, c := range map[string]struct {
+		path  string
+		body  []byte
+		alter func(*http.Request)
+		want  int
+	}{
+		"the same file again":         {name, good, nil, 200},
+		"another file under its name": {name, other, nil, 409},
+		"a range that overlaps":       {fmt.Sprintf("/vgw-0001/%020d-%020d", 5, 15), archiveFile(5, 15, 900), nil, 409},
+		"another gateway's":           {fmt.Sprintf("/vgw-0002/%020d-%020d", 5, 15), archiveFile(5, 15, 900), nil, 201},
+		"the next one":                {fmt.Sprintf("/vgw-0001/%020d-%020d", 10, 15), archiveFile(10, 15, 900), nil, 201},
+		"a wrong token":               {name, good, func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") }, 401},
+		"a wrong digest":              {name, good, func(r *http.Request) { r.Header.Set("Content-Digest", "sha-256=:"+base64Of(make([]byte, 32))+":") }, 400},
+		"no digest":                   {name, good, func(r *http.Request) { r.Header.Del("Content-Digest") }, 400},
+		"another range than its own":  {fmt.Sprintf("/vgw-0001/%020d-%020d", 20, 30), good, nil, 400},
+		"no archive":                  {fmt.Sprintf("/vgw-0001/%020d-%020d", 20, 30), []byte("hello"), nil, 400},
+		"a path upwards":              {"/..%2f..%2fetc/x", good, nil, 400},
+		"a short number":              {"/vgw-0001/0-10", good, nil, 400},
+	} {
+		if got := put(c.path, c.body, c.alter); got != c.want {
+			t.Errorf("%s: %d, want %d", what, got, c.want)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(st.dir, "*", ".tmp-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestATokenStaysWithItsCollector(t *testing.T) {
+	var got []string
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = append(got, r.Header.Get("Authorization")) }))
+	defer elsewhere.Close()
+	here := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, elsewhere.URL, http.StatusPermanentRedirect)
+	}))
+	defer here.Close()
+	st := newStand(t, 1, func(c *Config) { c.URL = here.URL })
+	st.run(t, 1)
+	if s := st.s.Status(); len(got) > 0 || !strings.Contains(s.Err, "308") {
+		t.Fatalf("%d requests elsewhere, %+v", len(got), s)
+	}
+}
+
+func TestACollectorThatIsAwayIsAskedAgain(t *testing.T) {
+	st := newStand(t, 2, func(c *Config) { c.URL = "http://127.0.0.1:1" })
+	pauses := st.run(t, 14)
+	if len(pauses) != 14 || pauses[13] < pauseLast/2 || pauses[13] > pauseLast || st.s.Status().Failed != 14 {
+		t.Fatalf("pauses %v", pauses)
+	}
+	if err := st.s.Status().Err; strings.Contains(err, "secret") {
+		t.Fatalf("error %q", err)
+	}
+}
+
+func TestAReceiptIsCheckedInEveryField(t *testing.T) {
+	signer, err := signed.NewSigner("collector-1", [32]byte{3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := signed.NewVerifier(signer.VerifierKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := signed.Receipt{Gateway: "vgw-0001", First: 10, Next: 20, Bytes: 1000, SHA256: [32]byte{1}, At: time.Unix(1_790_000_000, 0)}
+	check := func(alter func(*signed.Receipt)) error {
+		r := good
+		alter(&r)
+		text, err := signer.SignReceipt(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		by, err := Check("vgw-0001", key)(gateway.Archive{First: 10, Next: 20, Bytes: 1000}, [32]byte{1}, text)
+		if err == nil && by != "collector-1" {
+			t.Fatalf("by %q", by)
+		}
+		return err
+	}
+	if err := check(func(*signed.Receipt) {}); err != nil {
+		t.Fatal(err)
+	}
+	for what, alter := range map[string]func(*signed.Receipt){
+		"gateway": func(r *signed.Receipt) { r.Gateway = "vgw-0002" },
+		"first":   func(r *signed.Receipt) { r.First-- },
+		"next":    func(r *signed.Receipt) { r.Next++ },
+		"bytes":   func(r *signed.Receipt) { r.Bytes++ },
+		"digest":  func(r *signed.Receipt) { r.SHA256[31]++ },
+	} {
+		if err := check(alter); !errors.Is(err, signed.ErrReceipt) {
+			t.Errorf("another %s: %v", what, err)
+		}
+	}
+}
