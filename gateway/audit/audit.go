@@ -2,8 +2,9 @@
 // alone, without trusting who keeps them.
 //
 // Records are the leaves of an RFC 6962 tree in the order of their seq, from 0 and without gaps; a checkpoint states the
-// root over the first Size of them (package crypto/signed). Verify walks a whole log. Prove takes one record out of it
-// with the hashes that lead to a checkpoint, and CheckProof checks that offline.
+// root over the first Size of them (package crypto/signed). Verify walks a whole log, or what is
+// still where it was written, from where that begins. Prove takes one record out of it with the hashes that lead to a
+// checkpoint, and CheckProof checks that offline.
 //
 // A proof travels as JSON: seq; size, the size of the checkpoint's tree; record, base64 of the record's encoding
 // (package gateway, "Records"); hashes, the inclusion path from the leaf up, base64 [RFC 6962 §2.1.1]; checkpoint, its
@@ -13,6 +14,7 @@ package audit
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"math/bits"
 
@@ -30,17 +32,31 @@ type Log interface {
 	Checkpoints(fn func(size uint64, text []byte) error) error
 }
 
+// Trimmed is a Log whose oldest records are no longer where it is kept. Package journal, "Trimming".
+type Trimmed interface {
+	Log
+	tlog.HashReader
+	// Start returns the seq of the first record, the roots of the complete subtrees of the tree over all before it,
+	// largest first, and the newest change records among these. All is zero when nothing is missing.
+	Start() (next uint64, roots []tlog.Hash, changes [][]byte)
+}
+
 // maxErrors bounds the errors that a report lists; the rest are counted.
 const maxErrors = 100
 
 // Report is what Verify found. The fields are those of `audit verify --json`.
 type Report struct {
-	OK         bool     `json:"ok"`
-	Records    uint64   `json:"records"`    // decision records
-	TreeSize   uint64   `json:"tree_size"`  // all records
-	Checkpoint string   `json:"checkpoint"` // signed text of the newest valid one, empty when there is none
-	Unsigned   uint64   `json:"unsigned"`   // records behind it
-	Errors     []string `json:"errors"`
+	OK         bool   `json:"ok"`
+	Records    uint64 `json:"records"`    // decision records
+	TreeSize   uint64 `json:"tree_size"`  // all records
+	Checkpoint string `json:"checkpoint"` // signed text of the newest valid one, empty when there is none
+	Unsigned   uint64 `json:"unsigned"`   // records behind it
+
+	// Of a log that begins behind record 0: its first record, and the hash of the tree over all before it, hexadecimal.
+	Trimmed     uint64 `json:"trimmed,omitempty"`
+	TrimmedRoot string `json:"trimmed_root,omitempty"`
+
+	Errors []string `json:"errors"`
 
 	more int
 }
@@ -66,13 +82,31 @@ type statement struct {
 // Verify checks a whole log: that every record decodes, that none is missing, that the version set of every decision
 // was announced by a change record before it, and that every checkpoint is signed by the key and states the root of the
 // records that it covers; two checkpoints that each state the root of the same records are consistent with each other.
+// Of a log that is Trimmed it checks the records that are there, that the tree they grow from is the one that later
+// checkpoints sign, and that the newest checkpoint before them leads to it.
+//
 // It returns an error only when ctx ends; what is wrong with the log is in the report.
 func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
+	for {
+		r, err := verifyOnce(ctx, log, key)
+		if t, ok := log.(Trimmed); ok && err == nil && !r.OK {
+			if next, _, _ := t.Start(); next != r.Trimmed {
+				continue // trimmed while we read
+			}
+		}
+		return r, err
+	}
+}
+
+func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
 	r := &Report{OK: true, Errors: []string{}}
 	v := verification{report: r, sets: make(map[uint64]bool)}
+	if t, ok := log.(Trimmed); ok {
+		v.start(t)
+	}
 	v.readCheckpoints(log, key)
 	v.match()
-	err := log.Records(0, func(seq uint64, record []byte) error {
+	err := log.Records(r.Trimmed, func(seq uint64, record []byte) error {
 		if seq%1024 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -115,12 +149,51 @@ func (v *verification) readCheckpoints(log Log, key *signed.Verifier) {
 			return nil
 		}
 		last = size
+		if size < v.report.Trimmed {
+			v.consistent(log.(Trimmed), statement{size, c.Root, string(text)})
+			return nil
+		}
 		v.statements = append(v.statements, statement{size, c.Root, string(text)})
 		return nil
 	})
 	if err != nil {
 		v.report.Add("read checkpoints: %v", err)
 	}
+}
+
+// start lets the tree grow from where the log begins.
+func (v *verification) start(log Trimmed) {
+	next, roots, changes := log.Start()
+	if next == 0 {
+		return
+	}
+	v.report.Trimmed = next
+	if v.tree = (compact{next, roots}); bits.OnesCount64(next) != len(roots) {
+		v.report.Add("the tree at record %d, where the log begins, does not add up", next)
+		v.tree.roots = make([]tlog.Hash, bits.OnesCount64(next))
+	}
+	root := v.tree.root()
+	v.report.TrimmedRoot = hex.EncodeToString(root[:])
+	for _, record := range changes {
+		if err := gateway.DecodeRecord(record, &v.rec); err != nil || v.rec.Kind != gateway.ChangeRecord {
+			v.report.Add("a change record from before record %d is malformed", next)
+			continue
+		}
+		v.sets[v.rec.Set] = true
+	}
+}
+
+// consistent checks a checkpoint from before the log begins: it leads to the tree from which the log grows.
+func (v *verification) consistent(log Trimmed, s statement) {
+	proof, err := tlog.ProveTree(int64(v.report.Trimmed), int64(s.size), log)
+	if err == nil {
+		err = tlog.CheckTree(proof, int64(v.report.Trimmed), v.tree.root(), int64(s.size), s.root)
+	}
+	if err != nil {
+		v.report.Add("checkpoint of size %d: does not lead to the records that are here: %v", s.size, err)
+		return
+	}
+	v.signed, v.report.Checkpoint = s.size, s.text
 }
 
 // match compares the tree as it stands with the checkpoints of its size.

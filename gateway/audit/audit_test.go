@@ -196,3 +196,66 @@ func TestAProofHoldsOfflineAndOnlyForItsRecord(t *testing.T) {
 		t.Fatalf("err = %v", err)
 	}
 }
+
+// trimmedLog is a log whose first records are gone.
+type trimmedLog struct {
+	*memoryLog
+	next    uint64
+	roots   []tlog.Hash
+	changes [][]byte
+}
+
+func (l *trimmedLog) Records(from uint64, fn func(uint64, []byte) error) error {
+	if from < l.next {
+		return errors.New("trimmed")
+	}
+	return l.memoryLog.Records(from, fn)
+}
+
+func (l *trimmedLog) Start() (uint64, []tlog.Hash, [][]byte) { return l.next, l.roots, l.changes }
+
+// trim takes the first n records off a log, keeps its newest checkpoint at or before them and its change records.
+func (l *memoryLog) trim(n uint64) *trimmedLog {
+	t := &trimmedLog{memoryLog: l, next: n}
+	var c compact
+	for _, record := range l.records[:n] {
+		c.push(tlog.RecordHash(record))
+		if record[1] == byte(gateway.ChangeRecord) {
+			t.changes = append(t.changes, record)
+		}
+	}
+	t.roots = c.roots
+	for len(l.checkpoints) > 1 && l.checkpoints[1].size <= n {
+		l.checkpoints = l.checkpoints[1:]
+	}
+	return t
+}
+
+func TestATrimmedLogIsCheckedFromWhereItBegins(t *testing.T) {
+	for _, n := range []uint64{1, 101, 102, 150, 256, 304, 306} {
+		l, v := goodLog(t)
+		r, err := Verify(t.Context(), l.trim(n), v)
+		if err != nil || !r.OK || r.Trimmed != n || r.TreeSize != 307 || r.Unsigned != 3 || len(r.TrimmedRoot) != 64 {
+			t.Fatalf("from %d: %+v, %v", n, r, err)
+		}
+	}
+	for name, tamper := range map[string]func(l *trimmedLog){
+		"a root altered":            func(l *trimmedLog) { l.roots[0][0] ^= 1 },
+		"a root missing":            func(l *trimmedLog) { l.roots = l.roots[1:] },
+		"another beginning":         func(l *trimmedLog) { l.next++ },
+		"its change record missing": func(l *trimmedLog) { l.changes = nil },
+		"no change record":          func(l *trimmedLog) { l.changes = [][]byte{l.records[0]} },
+		"the old checkpoint of another tree": func(l *trimmedLog) {
+			s, _ := signed.NewSigner("vgw-0001", [32]byte{1})
+			l.checkpoints[0].text, _ = s.SignCheckpoint(signed.Checkpoint{Size: l.checkpoints[0].size, Root: [32]byte{9}})
+		},
+		"a record altered": func(l *trimmedLog) { l.records[200][9] ^= 1 },
+	} {
+		l, v := goodLog(t)
+		trimmed := l.trim(150)
+		tamper(trimmed)
+		if r, err := Verify(t.Context(), trimmed, v); err != nil || r.OK {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}
