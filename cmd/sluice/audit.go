@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/audit"
+	"github.com/sluice-edge/sluice/gateway/journal"
 )
 
 func auditVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -23,9 +24,10 @@ type withIdentity struct {
 }
 
 func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	var key string
+	var key, shipped string
 	r, status := parseReading("audit verify", args, stdout, stderr, func(fs *flag.FlagSet, _ *reading) {
 		fs.StringVar(&key, "key", "", "public key `file` of the log; key_dir has it under the gateway's name")
+		fs.StringVar(&shipped, "shipped", "", "`folder` of archives from the collector: verify the log from record 0")
 	})
 	if r == nil {
 		return status
@@ -45,10 +47,18 @@ func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(stderr, err, hintFor(err)...)
 	}
+	if shipped != "" {
+		if err := verifyShipped(r.ctx, r.cfg, key, shipped, &report); err != nil {
+			return fail(stderr, err, hintFor(err)...)
+		}
+	}
 	if r.asJSON {
 		json.NewEncoder(stdout).Encode(report)
 	} else {
-		fmt.Fprintf(stdout, "%s, %d of them decisions; %s\n", count(int(report.TreeSize), "record"), report.Records, signedPart(&report))
+		fmt.Fprintf(stdout, "%s, %d of them decisions; %s\n", count(int(report.TreeSize-report.Trimmed), "record"), report.Records, signedPart(&report))
+		if report.Trimmed > 0 {
+			fmt.Fprintf(stdout, "records below %d are trimmed: --shipped DIR verifies them from the collector's archives\n", report.Trimmed)
+		}
 	}
 	if !report.OK {
 		for _, e := range report.Errors {
@@ -105,6 +115,43 @@ func verifyLog(ctx context.Context, cfg *Config, key string) (*audit.Report, err
 		}
 	}
 	return r, nil
+}
+
+// verifyShipped verifies the trimmed part of a log from a folder of archives and joins it with the report on the rest:
+// both lead to the same tree where the rest begins, or the report is bad. Whole archives behind that are verified too.
+func verifyShipped(ctx context.Context, cfg *Config, key, dir string, rest *audit.Report) error {
+	verifier, err := logVerifier(cfg, key)
+	if err != nil {
+		return err
+	}
+	keys, err := offlineKeys(cfg)
+	if err != nil {
+		return err
+	}
+	log, err := journal.OpenShipped(dir, keys)
+	if err != nil {
+		return err
+	}
+	if rest.Trimmed == 0 {
+		return nil // everything is here
+	}
+	if log.Next() < rest.Trimmed {
+		rest.Add("the archives in the folder end before record %d; the log here begins with record %d", log.Next(), rest.Trimmed)
+		return nil
+	}
+	part, root, err := audit.VerifyTo(ctx, log, rest.Trimmed, verifier)
+	if err != nil {
+		return err
+	}
+	if root != rest.TrimmedRoot {
+		rest.Add("the archives in the folder are not the records that were trimmed: another root at record %d", rest.Trimmed)
+	}
+	for _, e := range part.Errors {
+		rest.Add("shipped: %s", e)
+	}
+	rest.Records += part.Records
+	rest.Trimmed, rest.TrimmedRoot = 0, ""
+	return nil
 }
 
 // verify checks the log of this gateway while it runs, and opens every body that waits.

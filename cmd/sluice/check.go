@@ -274,8 +274,16 @@ func checkPublicKey(r *config.Report, at, file string, use keyring.Use) {
 		r.Error(at, fmt.Sprintf("key is for %s; want one for %s", key.Use, use), make)
 	}
 	if _, err := os.Lstat(strings.TrimSuffix(file, ".pub") + ".key"); err == nil && strings.HasSuffix(file, ".pub") {
-		r.Warn(at, fmt.Sprintf("the private key lies beside the public one: the gateway must not be able to open what it seals for a %s", use), "move it to its owner: mv "+strings.TrimSuffix(file, ".pub")+".key …")
+		r.Warn(at, "the private key lies beside the public one: "+alone(use), "move it to its owner: mv "+strings.TrimSuffix(file, ".pub")+".key …")
 	}
+}
+
+// alone says why the gateway must not have the private key of somebody else.
+func alone(use keyring.Use) string {
+	if use == keyring.Audit {
+		return "the gateway must not be able to sign in the collector's name"
+	}
+	return fmt.Sprintf("the gateway must not be able to open what it seals for a %s", use)
 }
 
 func (c *Config) checkAdmin(r *config.Report) {

@@ -121,6 +121,12 @@ func (c *Config) resolve() {
 		c.Keys.Recipients[name] = under(c.KeyDir, file)
 	}
 	c.Keys.Custodian = under(c.KeyDir, c.Keys.Custodian)
+	if s := c.Audit.Ship; s != nil {
+		s.ReceiptKey = under(c.KeyDir, s.ReceiptKey)
+		for _, p := range []*string{&s.TLS.CAFile, &s.TLS.CertFile, &s.TLS.KeyFile} {
+			*p = under(base, *p)
+		}
+	}
 	for _, s := range c.Sources {
 		if s.MQTT != nil {
 			for _, p := range []*string{&s.MQTT.UsersFile, &s.MQTT.TLS.CertFile, &s.MQTT.TLS.KeyFile, &s.MQTT.TLS.ClientCAFile} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"github.com/sluice-edge/sluice/crypto/keyring"
 	"github.com/sluice-edge/sluice/crypto/signed"
 	"github.com/sluice-edge/sluice/gateway/journal"
+	"github.com/sluice-edge/sluice/gateway/ship"
 )
 
 // maxListed bounds what journal ls and hold ls print.
@@ -143,19 +145,25 @@ func question[T any](r *reading, name string, query url.Values, files func(*jour
 	return files(j)
 }
 
+// stat is what journal stat shows: of a gateway that runs, also how shipping goes.
+type stat struct {
+	journal.Stat
+	Shipping *ship.Status `json:"shipping,omitempty"`
+}
+
 func journalStat(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	r, status := parseReading("journal stat", args, stdout, stderr, nil)
 	if r == nil {
 		return status
 	}
 	defer r.stop()
-	s, err := question(r, "journal/stat", nil, func(j *journal.Journal) (journal.Stat, error) { return j.Stat(), nil })
+	s, err := question(r, "journal/stat", nil, func(j *journal.Journal) (stat, error) { return stat{Stat: j.Stat()}, nil })
 	if err != nil {
 		return fail(stderr, err, hintFor(err)...)
 	}
 	if r.asJSON {
 		type totals struct {
-			journal.Stat
+			stat
 			Totals any `json:"totals"`
 		}
 		json.NewEncoder(stdout).Encode(totals{s, withIdentity{s.Totals, s.Totals.Identity()}})
@@ -168,7 +176,21 @@ func journalStat(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	return exitGood
 }
 
-func printStat(w io.Writer, s *journal.Stat) {
+// printArchive says what became of the records' archives, where anything did.
+func printArchive(w io.Writer, s *stat) {
+	if s.Trimmed > 0 || s.Shipped > 0 || s.Shipping != nil {
+		fmt.Fprintf(w, "archive: %d of %s shipped, %d KiB of these may go; records below %d are trimmed\n", s.Shipped, count(s.Archives, "file"), s.ShippedBytes>>10, s.Trimmed)
+	}
+	switch {
+	case s.Shipping == nil:
+	case s.Shipping.Answering:
+		fmt.Fprintf(w, "collector: answers, %s since the start\n", count(int(s.Shipping.Sent), "archive"))
+	default:
+		fmt.Fprintf(w, "collector: %s\n", cmp.Or(s.Shipping.Err, "not asked yet"))
+	}
+}
+
+func printStat(w io.Writer, s *stat) {
 	t := s.Totals
 	fmt.Fprintf(w, "received %d = waiting %d + held %d + forwarded %d + blocked %d", t.Received, t.Waiting, t.Held, t.Forwarded, t.Blocked)
 	for _, more := range []struct {
@@ -181,6 +203,7 @@ func printStat(w io.Writer, s *journal.Stat) {
 	}
 	fmt.Fprintf(w, "\n%s in %s and %s, %d KiB; bodies %d KiB; on disk %d KiB\n",
 		count(int(s.Records), "record"), count(s.Segments, "segment"), count(s.Archives, "archive"), s.RecordBytes>>10, s.BodyBytes>>10, s.DiskBytes>>10)
+	printArchive(w, s)
 	names := make([]string, 0, len(s.Uplinks))
 	for name := range s.Uplinks {
 		names = append(names, name)
@@ -256,6 +279,9 @@ func journalCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	} else {
 		fmt.Fprintf(stdout, "%d records, %d of them decisions; %d bodies opened; %d checkpoints, %d records behind the last\n",
 			report.Records, report.Decisions, report.Bodies, report.Checkpoints, report.Unsigned)
+		if report.Trimmed > 0 {
+			fmt.Fprintf(stdout, "records below %d are trimmed\n", report.Trimmed)
+		}
 	}
 	if !report.OK {
 		for _, p := range report.Problems {
@@ -327,8 +353,12 @@ func (a *assembly) queries() map[string]func(context.Context, *http.Request) (an
 	}
 	return map[string]func(context.Context, *http.Request) (any, error){
 		"journal/stat": func(context.Context, *http.Request) (any, error) {
-			s := a.journal.Stat()
+			s := stat{Stat: a.journal.Stat()}
 			s.Totals.Refused = a.metrics.Refused()
+			if a.shipper != nil {
+				status := a.shipper.Status()
+				s.Shipping = &status
+			}
 			return s, nil
 		},
 		"journal/ls":   func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },

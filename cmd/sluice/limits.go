@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sluice-edge/sluice/crypto/keyring"
 	"github.com/sluice-edge/sluice/gateway/config"
+	"github.com/sluice-edge/sluice/gateway/ship"
 )
 
 // JournalConfig bounds the queue on disk.
@@ -16,16 +18,17 @@ type JournalConfig struct {
 
 // AuditConfig bounds the record log and says how often it is signed.
 type AuditConfig struct {
-	MaxSize         config.Size     `yaml:"max_size" default:"4GiB" min:"16MiB" doc:"bytes of records kept; when they are spent, no message is taken in"`
-	Retention       RetentionConfig `yaml:"retention" doc:"how long records are kept at least; in this version none is ever deleted, and lint checks that max_size lasts as long"`
+	MaxSize         config.Size     `yaml:"max_size" default:"4GiB" min:"16MiB" doc:"bytes of records kept on the box; when they are spent, no message is taken in"`
+	Retention       RetentionConfig `yaml:"retention" doc:"how old records have to be before they may go without a collector; lint checks that max_size lasts as long"`
+	Ship            *ship.Config    `yaml:"ship" doc:"a collector that archives are shipped to; on its receipt they go when records take half of max_size"`
 	CheckpointEvery time.Duration   `yaml:"checkpoint_every" default:"1m" min:"1s" max:"24h" doc:"a signed checkpoint at least this often while records come in"`
 	CheckpointCount int             `yaml:"checkpoint_count" default:"10000" min:"1" max:"1000000" doc:"and after this many records"`
 }
 
 // RetentionConfig says how long records are kept at least.
 type RetentionConfig struct {
-	Default   time.Duration `yaml:"default" default:"4416h" doc:"every record: six months, 184 days"`
-	Provision time.Duration `yaml:"provision" default:"26304h" doc:"records of what was handed to others: three years, 1096 days"`
+	Default   time.Duration `yaml:"default" default:"4416h" doc:"every record: six months, not less than 184 days"`
+	Provision time.Duration `yaml:"provision" default:"26304h" doc:"records of personal information and important data that were handed to others: three years, not less than 1096 days"`
 }
 
 // What the law asks for at least.
@@ -34,6 +37,7 @@ const (
 	minProvision  = 1096 * 24 * time.Hour // three years of records of provision [Network Data Regulations Art. 12]
 	segmentSize   = 64 * config.MiB       // of the journal
 	recordBytes   = 200                   // of one decision with its delivery, in the archive
+	segmentBytes  = 320                   // … and before that, in a segment
 	messageBytes  = 1024                  // of one waiting body with its frame
 	estimatedRate = 1.0                   // messages a second, where nobody said another
 )
@@ -52,17 +56,35 @@ func (c *Config) checkLimits(r *config.Report, rate float64) {
 	if d := c.Audit.Retention.Default; d < minRetention {
 		r.Error("audit.retention.default", fmt.Sprintf("%s is shorter than six months; want at least %s", hours(d), hours(minRetention)), "default: 4416h is 184 days")
 	}
-	if d := c.Audit.Retention.Provision; d < minRetention {
-		r.Error("audit.retention.provision", fmt.Sprintf("%s is shorter than six months; want at least %s", hours(d), hours(minRetention)), "provision: 26304h is 1096 days")
-	} else if d < minProvision {
-		r.Warn("audit.retention.provision", fmt.Sprintf("%s is shorter than three years, for which records of provision have to be kept", hours(d)), "provision: 26304h is 1096 days")
+	if d := c.Audit.Retention.Provision; d < minProvision {
+		r.Error("audit.retention.provision", fmt.Sprintf("%s is shorter than three years; want at least %s", hours(d), hours(minProvision)), "provision: 26304h is 1096 days")
 	}
+	c.checkShip(r)
 	for i, u := range c.Uplinks {
 		if u.MaxBacklog > c.Journal.MaxSize && !r.Failed("journal.max_size") {
 			r.Warn(config.Index("uplinks", i)+".max_backlog", fmt.Sprintf("%s is more than journal.max_size %s, which is reached first", u.MaxBacklog, c.Journal.MaxSize), "raise journal.max_size or lower max_backlog")
 		}
 	}
 	c.estimate(r, rate)
+}
+
+// checkShip checks where archives are shipped to.
+func (c *Config) checkShip(r *config.Report) {
+	s := c.Audit.Ship
+	if s == nil {
+		return
+	}
+	const at = "audit.ship"
+	s.Check(r, at)
+	checkFiles(r, at, map[string]string{"tls.ca_file": s.TLS.CAFile, "tls.cert_file": s.TLS.CertFile, "tls.key_file": s.TLS.KeyFile})
+	checkPrivateFile(r, at+".tls.key_file", s.TLS.KeyFile)
+	if s.ReceiptKey == "" {
+		return // reported as missing
+	}
+	checkPublicKey(r, at+".receipt_key", s.ReceiptKey, keyring.Audit)
+	if key, err := keyring.ReadPublic(s.ReceiptKey); err == nil && key.ID == c.Gateway {
+		r.Error(at+".receipt_key", "key is the gateway's own: it would sign that it keeps what it removes", "the collector has a key of its own, under another name")
+	}
 }
 
 // estimate warns of budgets that do not last as long as they have to.
@@ -73,10 +95,15 @@ func (c *Config) estimate(r *config.Report, rate float64) {
 	full := func(size config.Size, each int) time.Duration {
 		return time.Duration(float64(size) / float64(each) / rate * float64(time.Second))
 	}
-	if d := full(c.Audit.MaxSize, recordBytes); d < c.Audit.Retention.Default {
+	if c.Audit.Ship != nil {
+		if d := full(c.Audit.MaxSize, segmentBytes); d < c.Journal.MaxAge {
+			r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.1f days in which no uplink drains or the collector does not answer, at %g messages a second and %d bytes a record; journal.max_age is %.1f days",
+				c.Audit.MaxSize, days(d), rate, segmentBytes, days(c.Journal.MaxAge)), "raise max_size or lower journal.max_age; sluice lint --rate N assumes another rate")
+		}
+	} else if d := full(c.Audit.MaxSize, recordBytes); d < c.Audit.Retention.Default {
 		need := config.Size(rate*c.Audit.Retention.Default.Seconds()*recordBytes)/config.GiB + 1
 		r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.0f days at %g messages a second and %d bytes a record; retention.default is %.0f days",
-			c.Audit.MaxSize, days(d), rate, recordBytes, days(c.Audit.Retention.Default)), fmt.Sprintf("max_size: %dGiB lasts; sluice lint --rate N assumes another rate", need))
+			c.Audit.MaxSize, days(d), rate, recordBytes, days(c.Audit.Retention.Default)), fmt.Sprintf("max_size: %dGiB lasts, or ship archives to a collector: audit.ship; sluice lint --rate N assumes another rate", need))
 	}
 	if d := full(c.Journal.MaxSize, messageBytes); d < c.Journal.MaxAge {
 		r.Warn("journal.max_size", fmt.Sprintf("%s is full after about %.1f days without an uplink at %g messages a second and %d bytes a message; max_age is %.1f days",

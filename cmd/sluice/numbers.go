@@ -5,16 +5,17 @@ import (
 	"time"
 
 	"github.com/sluice-edge/sluice/gateway/journal"
+	"github.com/sluice-edge/sluice/gateway/ship"
 )
 
 // journalNumbers gives metrics what they read from the journal.
 type journalNumbers struct {
 	*journal.Journal
-	limit int64 // audit.max_size
+	shipper *ship.Shipper // nil: none
 
-	mu    sync.Mutex // guards the fields below
-	since time.Time
-	bytes int64
+	mu      sync.Mutex // guards the fields below
+	since   time.Time
+	records uint64
 }
 
 // Backlog implements gateway.JournalNumbers.
@@ -29,21 +30,18 @@ func (n *journalNumbers) TreeSize() uint64 { return n.Size() }
 // CheckpointTime implements gateway.JournalNumbers.
 func (n *journalNumbers) CheckpointTime() time.Time { return n.Checkpoint().At }
 
-// maxDays stands for a date too far away to matter.
-const maxDays = 36500
-
-// DaysToFull extrapolates the growth of the record log since the start of the gateway.
+// DaysToFull implements gateway.JournalNumbers: at the rate of records since the start of the gateway.
 func (n *journalNumbers) DaysToFull() float64 {
-	used := n.Stat().RecordBytes
+	s := n.Stat()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
 	if n.since.IsZero() {
-		n.since, n.bytes = now, used
+		n.since, n.records = now, s.Records
 	}
-	grown, took := float64(used-n.bytes), now.Sub(n.since).Hours()/24
-	if grown <= 0 || took <= 0 {
-		return maxDays
+	perDay := 0.0
+	if took := now.Sub(n.since).Hours() / 24; took > 0 {
+		perDay = float64(s.Records-n.records) / took
 	}
-	return min(maxDays, max(0, float64(n.limit-used)/(grown/took)))
+	return s.DaysToFull(perDay, n.shipper != nil && n.shipper.Status().Answering)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,9 +20,11 @@ import (
 	"time"
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
+	"github.com/sluice-edge/sluice/crypto/signed"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/console"
 	"github.com/sluice-edge/sluice/gateway/journal"
+	"github.com/sluice-edge/sluice/gateway/ship"
 	"github.com/sluice-edge/sluice/protocols/mqtt"
 )
 
@@ -41,6 +44,7 @@ type assembly struct {
 	gateway    *gateway.Gateway
 	metrics    *gateway.Metrics
 	forwarders []*gateway.Forwarder
+	shipper    *ship.Shipper // nil: no collector
 	sources    []*source
 	console    *console.Server
 	adminAddr  net.Addr
@@ -200,7 +204,10 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 		}
 		a.forwarders = append(a.forwarders, gateway.NewForwarder(u.Name, u.Number, up, a.journal, a.metrics, log))
 	}
-	a.metrics.Journal(&journalNumbers{Journal: a.journal, limit: int64(cfg.Audit.MaxSize)}, sourceNames(cfg), numbers)
+	if a.shipper, err = newShipper(cfg, a.journal, log); err != nil {
+		return nil, err
+	}
+	a.metrics.Journal(&journalNumbers{Journal: a.journal, shipper: a.shipper}, sourceNames(cfg), numbers)
 	for i := range cfg.Sources {
 		s, err := with.source(&cfg.Sources[i], log)
 		if err != nil {
@@ -282,11 +289,37 @@ func (a *assembly) openJournal() error {
 	if err != nil {
 		return err
 	}
+	key, err := receiptKey(a.cfg)
+	if err != nil {
+		return err
+	}
+	var receipt func(gateway.Archive, [32]byte, []byte) (string, error)
+	if key != nil {
+		receipt = ship.Check(a.cfg.Gateway, key)
+	}
 	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
 		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
+		Retention: journal.Retention(a.cfg.Audit.Retention), Receipt: receipt,
 		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
 		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
 	return err
+}
+
+// receiptKey reads the public key of the collector; nil when there is none.
+func receiptKey(cfg *Config) (*signed.Verifier, error) {
+	if cfg.Audit.Ship == nil {
+		return nil, nil
+	}
+	return logVerifier(cfg, cfg.Audit.Ship.ReceiptKey)
+}
+
+// newShipper makes the shipper that the configuration asks for.
+func newShipper(cfg *Config, j *journal.Journal, log *slog.Logger) (*ship.Shipper, error) {
+	key, err := receiptKey(cfg)
+	if key == nil || err != nil {
+		return nil, err
+	}
+	return ship.New(cfg.Gateway, *cfg.Audit.Ship, key, j, log)
 }
 
 // surroundings are those of a gateway that runs.
@@ -417,6 +450,9 @@ func (a *assembly) Run(ctx context.Context) error {
 	for _, f := range a.forwarders {
 		others.Go(func() { f.Run(later) })
 	}
+	if a.shipper != nil {
+		others.Go(func() { a.shipper.Run(later) })
+	}
 	others.Go(func() {
 		if err := a.console.Run(later); err != nil {
 			errs <- err
@@ -470,6 +506,13 @@ func (a *assembly) ready() []console.Condition {
 		list[0].Detail = "the disk refuses to write: nothing is acknowledged"
 	} else if a.journal.Full() {
 		list[0].Detail = "full: nothing is taken in until an uplink drains it"
+	}
+	if a.shipper != nil { // an absent collector is no reason not to be ready either
+		c := console.Condition{Name: "collector", OK: true}
+		if s := a.shipper.Status(); !s.Answering {
+			c.Detail = "archives are not shipped: " + cmp.Or(s.Err, "not yet")
+		}
+		list = append(list, c)
 	}
 	insecure := insecureSources(a.cfg)
 	for _, s := range a.sources {

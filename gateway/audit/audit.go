@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -88,7 +89,7 @@ type statement struct {
 // It returns an error only when ctx ends; what is wrong with the log is in the report.
 func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
 	for {
-		r, err := verifyOnce(ctx, log, key)
+		r, _, err := verifyOnce(ctx, log, key)
 		if t, ok := log.(Trimmed); ok && err == nil && !r.OK {
 			if next, _, _ := t.Start(); next != r.Trimmed {
 				continue // trimmed while we read
@@ -98,7 +99,51 @@ func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error)
 	}
 }
 
-func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
+// VerifyTo is Verify for the first size records of a log, as a collector has them, and returns the hash of the tree over
+// them, in the form of Report.TrimmedRoot.
+func VerifyTo(ctx context.Context, log Log, size uint64, key *signed.Verifier) (r *Report, root string, err error) {
+	r, tree, err := verifyOnce(ctx, beginning{log, size}, key)
+	if err != nil {
+		return nil, "", err
+	}
+	if tree.size != size {
+		r.Add("the log ends before record %d", size)
+	}
+	h := tree.root()
+	return r, hex.EncodeToString(h[:]), nil
+}
+
+// beginning is the first size records of a log, with the checkpoints over them.
+type beginning struct {
+	log  Log
+	size uint64
+}
+
+var errEnd = errors.New("end")
+
+func (b beginning) Records(from uint64, fn func(uint64, []byte) error) error {
+	err := b.log.Records(from, func(seq uint64, record []byte) error {
+		if seq >= b.size {
+			return errEnd
+		}
+		return fn(seq, record)
+	})
+	if err == errEnd {
+		return nil
+	}
+	return err
+}
+
+func (b beginning) Checkpoints(fn func(uint64, []byte) error) error {
+	return b.log.Checkpoints(func(size uint64, text []byte) error {
+		if size > b.size {
+			return nil
+		}
+		return fn(size, text)
+	})
+}
+
+func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, *compact, error) {
 	r := &Report{OK: true, Errors: []string{}}
 	v := verification{report: r, sets: make(map[uint64]bool)}
 	if t, ok := log.(Trimmed); ok {
@@ -113,7 +158,7 @@ func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, er
 		return v.record(seq, record)
 	})
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, nil, ctx.Err()
 	}
 	if err != nil {
 		r.Add("read log: %v", err)
@@ -123,7 +168,7 @@ func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, er
 	for _, s := range v.statements {
 		r.Add("checkpoint of size %d: the log has %d records only", s.size, r.TreeSize)
 	}
-	return r, nil
+	return r, &v.tree, nil
 }
 
 // verification is the state of one Verify.

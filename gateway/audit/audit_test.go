@@ -259,3 +259,18 @@ func TestATrimmedLogIsCheckedFromWhereItBegins(t *testing.T) {
 		}
 	}
 }
+
+func TestTheBeginningOfALogLeadsToWhereTheRestBegins(t *testing.T) {
+	l, v := goodLog(t)
+	part, root, err := VerifyTo(t.Context(), l, 150, v)
+	if err != nil || !part.OK || part.TreeSize != 150 || part.Records != 147 {
+		t.Fatalf("%+v, %v", part, err)
+	}
+	rest, err := Verify(t.Context(), l.trim(150), v)
+	if err != nil || rest.TrimmedRoot != root || part.Records+rest.Records != 300 {
+		t.Fatalf("%+v, %v; root %s", rest, err, root)
+	}
+	if part, _, err = VerifyTo(t.Context(), l, 400, v); err != nil || part.OK {
+		t.Fatalf("%+v, %v", part, err)
+	}
+}

@@ -29,9 +29,9 @@ type ArchiveStat struct {
 	Trimmed        uint64 `json:"trimmed"` // records below this seq are no longer here
 	ArchiveRecords uint64 `json:"archive_records"`
 	ArchiveBytes   int64  `json:"archive_bytes"`
-	Shipped        int    `json:"shipped"` // archives here that a collector has
-	ShippedBytes   int64  `json:"shipped_bytes"`
-	StuckBytes     int64  `json:"stuck_bytes"` // of records in segments that are full and not drained
+	Shipped        int    `json:"shipped"`       // archives here that a collector has
+	ShippedBytes   int64  `json:"shipped_bytes"` // of those at the front, which go when the records need their room
+	StuckBytes     int64  `json:"stuck_bytes"`   // of records in segments that are full and not drained
 }
 
 func (j *Journal) archiveStat() (s ArchiveStat) {
@@ -40,14 +40,17 @@ func (j *Journal) archiveStat() (s ArchiveStat) {
 	if j.base != nil {
 		s.Trimmed = j.base.Next
 	}
-	for i := range j.archives {
-		a := &j.archives[i]
+	front := make(map[uint64]archiveMeta) // with a receipt, by first seq
+	for _, a := range j.archives {
 		s.ArchiveRecords += a.Next - a.First
 		s.ArchiveBytes += a.Bytes
 		if j.receipts[a.First] {
 			s.Shipped++
-			s.ShippedBytes += a.Bytes
+			front[a.First] = a
 		}
+	}
+	for at := s.Trimmed; front[at].Next > 0; at = front[at].Next {
+		s.ShippedBytes += front[at].Bytes
 	}
 	for _, g := range j.segments {
 		if g != j.write {
@@ -56,6 +59,37 @@ func (j *Journal) archiveStat() (s ArchiveStat) {
 	}
 	return s
 }
+
+// maxDays stands for a date too far away to matter.
+const maxDays = 36500
+
+// DaysToFull forecasts when records have no room left and nothing is taken in any more, at perDay records a day. It
+// reckons with the bytes that a record takes in the archives that are here; with those of the segments, which are more,
+// before there is one. answering says that a collector takes archives: then only what cannot be shipped fills the room,
+// which are the records of segments in which something waits, and none when nothing does.
+func (s *Stat) DaysToFull(perDay float64, answering bool) float64 {
+	inSegments := s.Records - s.Trimmed - s.ArchiveRecords
+	each := bytesPerRecord
+	if inSegments > 0 {
+		each = float64(s.RecordBytes-s.ArchiveBytes) / float64(inSegments)
+	}
+	o := Options{AuditMaxSize: s.AuditMaxSize}
+	left := s.AuditMaxSize - o.auditReserve() - s.RecordBytes
+	switch {
+	case left <= 0 && !answering:
+		return 0
+	case perDay <= 0 || answering && s.StuckBytes == 0:
+		return maxDays
+	case answering:
+		left += s.ShippedBytes
+	case s.ArchiveRecords > 0:
+		each = float64(s.ArchiveBytes) / float64(s.ArchiveRecords)
+	}
+	return min(maxDays, max(0, float64(left)/each/perDay))
+}
+
+// bytesPerRecord is reckoned with where there is no record yet to measure.
+const bytesPerRecord = 200.0
 
 // Unshipped returns the oldest archive that no collector has yet. ok is false when there is none.
 func (j *Journal) Unshipped() (a gateway.Archive, ok bool) {
