@@ -129,7 +129,7 @@ func (a *archiveAge) add(seq uint64, r *gateway.Record) {
 		a.class, a.provision = true, seq+1
 	case r.Kind == gateway.DeliveryRecord || r.Kind == gateway.ExpiryRecord:
 		a.class = a.class || r.First < a.provision
-	case r.Kind == gateway.ReleaseRecord || r.Kind == gateway.ChangeRecord: // what was held is let out; what was handed over is named
+	case r.Kind == gateway.ReleaseRecord: // what a person let out
 		a.class = true
 	}
 	if a.untimed = !r.Trusted; r.Trusted {
@@ -184,9 +184,25 @@ func (j *Journal) expired(m *archiveMeta, now time.Time) (bool, error) {
 	if err != nil || a.untimed || a.newest == 0 {
 		return false, err
 	}
-	need := j.opt.Retention.Default
+	return now.Sub(time.UnixMilli(a.newest)) > j.needed(&a), nil
+}
+
+// needed returns how old an archive has to be.
+func (j *Journal) needed(a *archiveAge) time.Duration {
 	if a.class {
-		need = max(need, j.opt.Retention.Provision)
+		return max(j.opt.Retention.Default, j.opt.Retention.Provision)
 	}
-	return now.Sub(time.UnixMilli(a.newest)) > need, nil
+	return j.opt.Retention.Default
+}
+
+// noteAge looks at the oldest archive when it is another one, for the forecast.
+func (j *Journal) noteAge(m *archiveMeta) error {
+	if j.opt.Retention == (Retention{}) || j.age.next == m.Next {
+		return nil
+	}
+	a, err := j.ageOf(m)
+	if err == nil {
+		j.keepFor.Store(int64(j.needed(&a)))
+	}
+	return err
 }

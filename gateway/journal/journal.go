@@ -139,6 +139,7 @@ type Journal struct {
 
 	shipping  sync.Mutex    // one receipt at a time is written or forgotten
 	announced atomic.Uint64 // seq up to which a trimming is on the log
+	keepFor   atomic.Int64  // how old the oldest archive has to be, nanoseconds; 0: not known, or for ever
 	announces atomic.Bool   // a trimming is on its way to the log
 
 	// The sweeper's own.

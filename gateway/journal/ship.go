@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -32,6 +33,8 @@ type ArchiveStat struct {
 	Shipped        int    `json:"shipped"`       // archives here that a collector has
 	ShippedBytes   int64  `json:"shipped_bytes"` // of those at the front, which go when the records need their room
 	StuckBytes     int64  `json:"stuck_bytes"`   // of records in segments that are full and not drained
+
+	KeepDays float64 `json:"keep_days,omitempty"` // how old the oldest archive has to be to go without a collector
 }
 
 func (j *Journal) archiveStat() (s ArchiveStat) {
@@ -40,6 +43,7 @@ func (j *Journal) archiveStat() (s ArchiveStat) {
 	if j.base != nil {
 		s.Trimmed = j.base.Next
 	}
+	s.KeepDays = time.Duration(j.keepFor.Load()).Hours() / 24
 	front := make(map[uint64]archiveMeta) // with a receipt, by first seq
 	for _, a := range j.archives {
 		s.ArchiveRecords += a.Next - a.First
@@ -66,7 +70,8 @@ const maxDays = 36500
 // DaysToFull forecasts when records have no room left and nothing is taken in any more, at perDay records a day. It
 // reckons with the bytes that a record takes in the archives that are here; with those of the segments, which are more,
 // before there is one. answering says that a collector takes archives: then only what cannot be shipped fills the room,
-// which are the records of segments in which something waits, and none when nothing does.
+// which are the records of segments in which something waits, and none when nothing does. Nor does a log fill up whose
+// oldest records go, because they are old enough, before there is no room.
 func (s *Stat) DaysToFull(perDay float64, answering bool) float64 {
 	inSegments := s.Records - s.Trimmed - s.ArchiveRecords
 	each := bytesPerRecord
@@ -84,6 +89,9 @@ func (s *Stat) DaysToFull(perDay float64, answering bool) float64 {
 		left += s.ShippedBytes
 	case s.ArchiveRecords > 0:
 		each = float64(s.ArchiveBytes) / float64(s.ArchiveRecords)
+	}
+	if holds := float64(s.AuditMaxSize-o.auditReserve()) / each / perDay; !answering && s.KeepDays > 0 && holds > 1.1*s.KeepDays {
+		return maxDays
 	}
 	return min(maxDays, max(0, float64(left)/each/perDay))
 }

@@ -135,7 +135,11 @@ func (j *Journal) trimOnce() error {
 		if a == nil {
 			return nil
 		}
-		t, err := j.mayGo(a, now.UnixMilli(), steady)
+		var t *trimming
+		err := j.noteAge(a)
+		if err == nil {
+			t, err = j.mayGo(a, now.UnixMilli(), steady)
+		}
 		if isDamage(err) {
 			j.opt.Log.Error("archive is damaged and is kept", slog.Any("err", err))
 			j.damagedA = a.Next
