@@ -20,7 +20,8 @@
 //  9. The Ticket is done when the transaction is on disk. Only now does the source acknowledge, in order of arrival;
 //     with success also when the message was blocked or held.
 //  10. A Forwarder per uplink reads the journal in order, sends, and commits a delivery record for every range that the
-//     uplink acknowledged. Drained segments are removed; their records move to the archive.
+//     uplink acknowledged. Drained segments are removed; their records move to the archive,
+//     and from there, where the box cannot keep them, to a collector (package ship).
 //
 // Nothing is acknowledged that is not durable; nothing leaves that is not on the record. Every exit on the way is a
 // decision that the message stays: there is no path on which an error becomes a pass.

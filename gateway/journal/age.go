@@ -2,6 +2,9 @@ package journal
 
 import (
 	"encoding/json"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -17,16 +20,17 @@ type Retention struct {
 
 // Bounds of a clock that may tell how old a record is.
 const (
-	steadyNeeded = 24 * time.Hour      // of running, see steadyClock
-	steadyDrift  = time.Minute         // between the clock and the monotonic one, from one look to the next
-	steadySlew   = 1000                // and one part in so many of the time between the looks
-	steadyOff    = 31 * 24 * time.Hour // the longest the box may have been off
-	steadySave   = 10 * time.Minute    // how often it is saved
+	steadyNeeded = 24 * time.Hour     // of running, see steadyClock
+	steadyDrift  = time.Minute        // between the clock and the monotonic one, from one look to the next
+	steadySlew   = 1000               // and one part in so many of the time between the looks
+	steadyOff    = 7 * 24 * time.Hour // the longest the box may have been off; records stay so much longer than they have to
+	steadySave   = 10 * time.Minute   // how often it is saved
 )
 
 // steadyClock knows for how long of running the clock was set, did not jump against the monotonic clock and, over the
-// times when the box was off, went neither back nor further than a month. A jump starts it anew: no record goes because
-// of its age before the gateway has run steadyNeeded with the new time, in which a clock that is wrong can be put right.
+// times when the gateway did not run, went neither back nor further than steadyOff. A jump starts it anew: no record goes
+// because of its age before the gateway has run steadyNeeded with the new time, in which a clock that is wrong can be put
+// right. A jump that a restart hides is shorter than steadyOff, which is added to what the retention says.
 type steadyClock struct {
 	Wall   int64         `json:"wall"`   // at the last look, milliseconds since 1970
 	Steady time.Duration `json:"steady"` // of running
@@ -34,6 +38,20 @@ type steadyClock struct {
 	up          time.Duration // at the last look
 	seen, dirty bool
 	saved       time.Duration
+}
+
+// uptime tells how long the box has been up, the time asleep included, which Go's monotonic clock leaves out.
+func uptime() func() time.Duration {
+	start := time.Now()
+	return func() time.Duration {
+		if text, err := os.ReadFile("/proc/uptime"); err == nil {
+			seconds, _, _ := strings.Cut(string(text), " ")
+			if s, err := strconv.ParseFloat(seconds, 64); err == nil {
+				return time.Duration(s * float64(time.Second))
+			}
+		}
+		return time.Since(start)
+	}
 }
 
 // look takes in what the clocks say now.
@@ -190,9 +208,9 @@ func (j *Journal) expired(m *archiveMeta, now time.Time) (bool, error) {
 // needed returns how old an archive has to be.
 func (j *Journal) needed(a *archiveAge) time.Duration {
 	if a.class {
-		return max(j.opt.Retention.Default, j.opt.Retention.Provision)
+		return max(j.opt.Retention.Default, j.opt.Retention.Provision) + steadyOff
 	}
-	return j.opt.Retention.Default
+	return j.opt.Retention.Default + steadyOff
 }
 
 // noteAge looks at the oldest archive when it is another one, for the forecast.

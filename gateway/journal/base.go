@@ -247,7 +247,7 @@ func (o *openSet) index() error {
 			o.marks = append(o.marks, openMark{at, seq})
 		}
 		step, setting, used := o.read(at)
-		if used == 0 || setting >= uint64(len(o.settings)) || step == 0 {
+		if used == 0 || setting >= uint64(len(o.settings)) || step == 0 || seq+step < seq {
 			return errBase
 		}
 		at, seq = at+used, seq+step

@@ -9,6 +9,8 @@
 //	state.bolt                              numbers of names; what the records came to, up to some seq
 //	parked.bolt                             held bodies whose segment is gone, each with its record
 //	archive/archive-<first seq>.slr         records and checkpoints of segments that are gone
+//	archive/archive-<first seq>.receipt     a collector's receipt for it (package crypto/signed)
+//	archive/trimmed                         what is kept of archives that are gone
 //	reserve                                 room that is given up when the disk is full, so that deliveries can be recorded
 //
 // seq counts records from 0 without gaps and is the record's leaf index in the tree. Record 0 is an event, made with
@@ -62,7 +64,8 @@
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8) and "snapshot" (newest → JSON: tree, cursors, totals, tally, segments and checkpoint as of record next). A name is
+// level 8), "trimmed" (newest → a copy of the file trimmed; clock → JSON: for how long the clock has been steady) and
+// "snapshot" (newest → JSON: tree, cursors, totals, tally, segments and checkpoint as of record next). A name is
 // durable before a record uses its number. All the rest follows from the records and is written at the end of a segment,
 // with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it. Deliveries say
 // that an uplink acknowledged whatever waited for it from its cursor to Last: Count messages. Control entries wait and
@@ -74,6 +77,43 @@
 // every body of it, the sweeper (1) copies held bodies to parked.bolt, (2) writes the archive under a temporary name, syncs
 // and renames it, (3) saves the state, (4) deletes the segment. After a crash between two steps, Open finds a segment
 // without archive, which is drained again, or with one, and deletes it.
+//
+// # Trimming
+//
+// Archives leave at the front of the log only, one after the other: the records that are here are those from some seq X
+// on. The oldest archive goes when
+//
+//   - a collector has it: its receipt holds for the file as it is on the disk at that moment (Options.Receipt), and
+//     records take at least half of AuditMaxSize, or it is old enough; or
+//   - it is old enough and there is no collector, or records take half of AuditMaxSize and the collector does not come
+//     for it. Old enough is when its newest record, by the times that were made under a clock that was set, is older
+//     than Retention.Provision where it holds a decision that let personal information or important data out, a delivery
+//     of one or a release, and else than Retention.Default; seven days are added to both. An archive whose last record
+//     was made before the clock was set is as old as the first record behind it that was not. The clock has to have been
+//     set, and in step with the uptime of the box, for the last 24 hours of running; a jump, or more than seven days
+//     between two runs, starts these hours anew.
+//
+// Before its file goes, an event says so on the log: {"event":"archive trimmed","first":…,"next":X,"bytes":…,"sha256":…,
+// "why":"shipped"|"retention","collector":…}. The steps are (1) the event, committed, (2) trimmed, under a temporary name,
+// synced and renamed, (3) a copy of it in state.bolt, without the roots of subtrees below X, (4) the archive's file and its
+// receipt are removed. After a crash between two of them Open begins at what trimmed says, or trims again, with another
+// event.
+//
+// The file trimmed is
+//
+//	trimmed     "SLRTRM01" ‖ key id(4) ‖ salt(16) ‖ sealed
+//
+// where sealed is AES-256-GCM of the raw DEFLATE stream of a JSON object; the key is HKDF-SHA256 of the at-rest key with the
+// salt and info "sluice trimmed v1", the nonce 12 zero bytes, the additional data what is in front. The object holds the
+// snapshot as of record X (see State), in which tree is the compact range of the tree over the records before X and
+// checkpoint the newest one at or below X; names, all names by number; newest, the newest time of the records before X;
+// provision, the seq behind the last decision among them of the class provision; changes, the newest 16 change records
+// among them; nodes, the roots of complete subtrees that prove the checkpoint, the changes and every record from X on
+// against any tree; settings and open, the decisions among them that were not settled at X, so that deliveries from X on
+// can be counted: uvarint distance to the seq before (the first to 0), uvarint number of the setting.
+//
+// Records from X on, and the changes, are proved as if nothing were missing; for all other records below X that is the
+// collector's to do, whose archives ShippedLog reads.
 //
 // # Goroutines
 //

@@ -57,7 +57,7 @@ type Options struct {
 	// collector's word for a file of ours and says who it is. Package doc, "Trimming".
 	Retention Retention
 	Receipt   func(a gateway.Archive, digest [32]byte, text []byte) (collector string, err error)
-	Uptime    func() time.Duration // since some moment, whatever happens to Clock; nil: the process's
+	Uptime    func() time.Duration // since some moment, whatever happens to Clock; nil: the box's
 
 	commit   func(tx *bbolt.Tx) error
 	openFile func(name string, flag int, perm os.FileMode) (*os.File, error)
@@ -88,8 +88,7 @@ func (o *Options) setDefaults() {
 		o.after = time.AfterFunc
 	}
 	if o.Uptime == nil {
-		start := time.Now()
-		o.Uptime = func() time.Duration { return time.Since(start) }
+		o.Uptime = uptime()
 	}
 	if o.step == nil {
 		o.step = func(string) {}

@@ -417,7 +417,7 @@ func (l *life) expect(rest *audit.Report) {
 			return stop
 		})
 		now, _ := l.o.Clock()
-		if old := now.Sub(first.Time); old < a.Retention-5*day || old > a.Retention+20*day {
+		if old := now.Sub(first.Time); old < a.Retention-5*day || old > a.Retention+40*day {
 			r.problem("the oldest record is of %.0f days ago", old.Hours()/24)
 		}
 	}
