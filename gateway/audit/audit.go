@@ -38,8 +38,10 @@ type Trimmed interface {
 	Log
 	tlog.HashReader
 	// Start returns the seq of the first record, the roots of the complete subtrees of the tree over all before it,
-	// largest first, and the newest change records among these. All is zero when nothing is missing.
-	Start() (next uint64, roots []tlog.Hash, changes [][]byte)
+	// largest first, and the seqs of change records among these that are still there. All is zero when nothing is missing.
+	Start() (next uint64, roots []tlog.Hash, changes []uint64)
+	// Kept returns such a change record, nil for any other seq.
+	Kept(seq uint64) []byte
 }
 
 // maxErrors bounds the errors that a report lists; the rest are counted.
@@ -219,9 +221,18 @@ func (v *verification) start(log Trimmed) {
 	}
 	root := v.tree.root()
 	v.report.TrimmedRoot = hex.EncodeToString(root[:])
-	for _, record := range changes {
+	for _, seq := range changes {
+		record := log.Kept(seq)
 		if err := gateway.DecodeRecord(record, &v.rec); err != nil || v.rec.Kind != gateway.ChangeRecord {
-			v.report.Add("a change record from before record %d is malformed", next)
+			v.report.Add("record %d is kept and is no change record", seq)
+			continue
+		}
+		proof, err := tlog.ProveRecord(int64(next), int64(seq), log)
+		if err == nil {
+			err = tlog.CheckRecord(proof, int64(next), root, int64(seq), tlog.RecordHash(record))
+		}
+		if err != nil {
+			v.report.Add("record %d is kept and does not lead to the records that are here: %v", seq, err)
 			continue
 		}
 		v.sets[v.rec.Set] = true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -202,7 +203,7 @@ type trimmedLog struct {
 	*memoryLog
 	next    uint64
 	roots   []tlog.Hash
-	changes [][]byte
+	changes []uint64
 }
 
 func (l *trimmedLog) Records(from uint64, fn func(uint64, []byte) error) error {
@@ -212,16 +213,23 @@ func (l *trimmedLog) Records(from uint64, fn func(uint64, []byte) error) error {
 	return l.memoryLog.Records(from, fn)
 }
 
-func (l *trimmedLog) Start() (uint64, []tlog.Hash, [][]byte) { return l.next, l.roots, l.changes }
+func (l *trimmedLog) Start() (uint64, []tlog.Hash, []uint64) { return l.next, l.roots, l.changes }
+
+func (l *trimmedLog) Kept(seq uint64) []byte {
+	if slices.Contains(l.changes, seq) {
+		return l.records[seq]
+	}
+	return nil
+}
 
 // trim takes the first n records off a log, keeps its newest checkpoint at or before them and its change records.
 func (l *memoryLog) trim(n uint64) *trimmedLog {
 	t := &trimmedLog{memoryLog: l, next: n}
 	var c compact
-	for _, record := range l.records[:n] {
+	for seq, record := range l.records[:n] {
 		c.push(tlog.RecordHash(record))
 		if record[1] == byte(gateway.ChangeRecord) {
-			t.changes = append(t.changes, record)
+			t.changes = append(t.changes, uint64(seq))
 		}
 	}
 	t.roots = c.roots
@@ -244,7 +252,8 @@ func TestATrimmedLogIsCheckedFromWhereItBegins(t *testing.T) {
 		"a root missing":            func(l *trimmedLog) { l.roots = l.roots[1:] },
 		"another beginning":         func(l *trimmedLog) { l.next++ },
 		"its change record missing": func(l *trimmedLog) { l.changes = nil },
-		"no change record":          func(l *trimmedLog) { l.changes = [][]byte{l.records[0]} },
+		"no change record":          func(l *trimmedLog) { l.changes = []uint64{0} },
+		"a change record altered":   func(l *trimmedLog) { l.records[1] = l.records[102] },
 		"the old checkpoint of another tree": func(l *trimmedLog) {
 			s, _ := signed.NewSigner("vgw-0001", [32]byte{1})
 			l.checkpoints[0].text, _ = s.SignCheckpoint(signed.Checkpoint{Size: l.checkpoints[0].size, Root: [32]byte{9}})

@@ -50,6 +50,11 @@ func Prove(log TreeLog, seq uint64) (*Proof, error) {
 		p.Record = append(p.Record, record...)
 		return stop
 	})
+	if t, ok := log.(Trimmed); ok && err != stop {
+		if p.Record = t.Kept(seq); p.Record != nil {
+			err = stop
+		}
+	}
 	if err != stop {
 		return nil, fmt.Errorf("prove record %d: %w", seq, errors.Join(errors.New("record cannot be read"), err))
 	}

@@ -44,16 +44,29 @@ func (j *Journal) trimmedMeanwhile(at uint64, err error) bool {
 }
 
 // Start returns where the records here begin: their first seq, the roots of the complete subtrees of the tree over all
-// before it, largest first, and the newest change records among these. All is zero when nothing is trimmed.
-func (j *Journal) Start() (next uint64, roots []tlog.Hash, changes [][]byte) {
+// before it, largest first, and the seqs of the change records among these that are kept. All is zero when nothing is
+// trimmed.
+func (j *Journal) Start() (next uint64, roots []tlog.Hash, changes []uint64) {
 	b := j.trimmedBase()
 	if b == nil {
 		return 0, nil, nil
 	}
 	for _, k := range b.Changes {
-		changes = append(changes, k.Record)
+		changes = append(changes, k.Seq)
 	}
 	return b.Next, slices.Clone(b.Tree), changes
+}
+
+// Kept returns a change record that outlives its archive; nil when the seq is not that of one.
+func (j *Journal) Kept(seq uint64) []byte {
+	if b := j.trimmedBase(); b != nil {
+		for _, k := range b.Changes {
+			if k.Seq == seq {
+				return slices.Clone(k.Record)
+			}
+		}
+	}
+	return nil
 }
 
 // findTrimmed reads what is kept of trimmed records, removes what is left of them, and lists receipts. It returns the
@@ -192,7 +205,7 @@ func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, erro
 	shipped := j.receipts[a.First]
 	j.mu.Unlock()
 	shipped = shipped && j.opt.Receipt != nil
-	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize)
+	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize) || j.announced.Load() == a.Next
 	var old bool
 	if steady && !(shipped && room) {
 		var err error
@@ -288,7 +301,7 @@ func (j *Journal) trim(a *archiveMeta) error {
 	j.opt.step("remove") // 4. the file
 	j.removeTrimmed()
 	j.opt.step("removed")
-	j.opt.Log.Info("archive trimmed", slog.Uint64("seq", b.Next))
+	j.opt.Log.Debug("archive trimmed", slog.Uint64("seq", b.Next))
 	j.poke() // there may be room again
 	return nil
 }

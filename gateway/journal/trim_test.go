@@ -187,6 +187,9 @@ func TestWhatACollectorHasIsTrimmedAndStaysProvable(t *testing.T) {
 		if len(b.Changes) != keptChanges {
 			t.Fatalf("%d change records are kept", len(b.Changes))
 		}
+		if next, _, seqs := j.Start(); next != x || len(seqs) != keptChanges || j.Kept(seqs[3]) == nil || j.Kept(seqs[3]+1) != nil {
+			t.Fatalf("start %d, kept %d", next, seqs)
+		}
 		for _, k := range b.Changes {
 			p, err := tlog.ProveRecord(int64(size), int64(k.Seq), j)
 			if err != nil || tlog.CheckRecord(p, int64(size), root, int64(k.Seq), tlog.RecordHash(k.Record)) != nil {
