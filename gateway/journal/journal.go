@@ -142,10 +142,10 @@ type Journal struct {
 	announces atomic.Bool   // a trimming is on its way to the log
 
 	// The sweeper's own.
-	steady   steadyClock
-	age      archiveAge // of the oldest archive
-	damagedA uint64     // next of the oldest archive, when it cannot be read
-	leftover []string   // files of trimmed archives that could not be removed
+	steady      steadyClock
+	age         archiveAge // of the oldest archive
+	damagedNext uint64     // next of the oldest archive, when it cannot be read
+	leftover    []string   // files of trimmed archives that could not be removed
 
 	// The committer's own.
 	writeBodies int64

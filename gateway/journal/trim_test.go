@@ -483,8 +483,12 @@ func TestAClockIsSteadyAfterADayOfRunningWithoutAJump(t *testing.T) {
 
 func TestATrimmedJournalSurvivesTheEndOfItsProcessAtEveryStep(t *testing.T) {
 	dir := t.TempDir()
+	times := 2
+	if testing.Short() {
+		times = 1
+	}
 	for _, step := range trimSteps {
-		for n := 1; n <= 2; n++ {
+		for n := 1; n <= times; n++ {
 			t.Run(fmt.Sprintf("%s the %d. time", step, n), func(t *testing.T) {
 				committed, delivered := crash(t, dir, fmt.Sprint(step, " ", n), 1<<30)
 				afterCrash(t, dir, committed, delivered)

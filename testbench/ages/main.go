@@ -48,7 +48,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
 	if !*asJSON {
-		fmt.Fprintln(w, "rate\tdays\tmax_size\tk\trecords\tbytes each\tlargest\tarchives\tshipped\ttrimmed\tforecast\thappened\tproofs\ttook")
+		fmt.Fprintln(w, "rate\tdays\tmax_size\tk\trecords\tbytes each\tlargest\tarchives\tshipped\ttrimmed\tkept\tforecast\tlowest\thappened\tproofs\ttook")
 		w.Flush()
 	}
 	status := 0
@@ -80,12 +80,16 @@ func print(w io.Writer, r *result) {
 	if r.Forecast < never {
 		forecast = fmt.Sprintf("full on day %.1f", r.Forecast)
 	}
+	lowest := "–"
+	if r.Lowest < never {
+		lowest = fmt.Sprintf("%.1f days", r.Lowest)
+	}
 	proofs := "good"
 	if len(r.Problems) > 0 {
 		proofs = "NOT GOOD"
 	}
-	fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%.0f\t%s\t%d\t%d\t%d\t%s\t%s\t%d, %s\t%s\n", r.Age.name(), r.Days, size(r.Age.MaxSize), r.K, r.Records, r.Each, size(r.Largest),
-		r.Archives, r.Shipped, r.Trimmed, forecast, happened, r.Proofs, proofs, time.Duration(r.Took*float64(time.Second)).Round(100*time.Millisecond))
+	fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%.0f\t%s\t%d\t%d\t%d\t%.1f KiB\t%s\t%s\t%s\t%d, %s\t%s\n", r.Age.name(), r.Days, size(r.Age.MaxSize), r.K, r.Records, r.Each, size(r.Largest),
+		r.Archives, r.Shipped, r.Trimmed, float64(r.Kept)/1024, forecast, lowest, happened, r.Proofs, proofs, time.Duration(r.Took*float64(time.Second)).Round(100*time.Millisecond))
 }
 
 func size(n int64) string {

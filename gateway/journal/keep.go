@@ -1,0 +1,147 @@
+package journal
+
+import (
+	"maps"
+	"math/bits"
+	"slices"
+
+	"github.com/sluice-edge/sluice/gateway"
+)
+
+// baseBehind makes what is kept when the records here begin behind archive a, by letting a ledger follow it.
+func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
+	old := j.trimmedBase()
+	if old == nil {
+		old = &base{Names: map[string][]string{}}
+	}
+	f := follower{j: j, b: &base{Version: baseVersion, Changes: slices.Clone(old.Changes)}, age: archiveAge{newest: old.Newest, provision: old.Provision}}
+	f.led.restore(old.state())
+	f.checkpoint = old.Checkpoint
+	err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
+		if size <= a.Next && size > f.checkpoint.Size {
+			f.checkpoint = Checkpoint{Size: size, Text: slices.Clone(text)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	at := a.First
+	if err := archiveRecords(a, j.keys, &at, f.record); err != nil {
+		return nil, err
+	}
+	if f.wrong != nil {
+		return nil, f.wrong
+	}
+	b := f.b
+	b.snapshot = f.led.snapshot()
+	b.Checkpoint, b.Newest, b.Provision = f.checkpoint, f.age.newest, f.age.provision
+	if err := f.keepOpen(old); err != nil {
+		return nil, err
+	}
+	if err := f.keepNodes(); err != nil {
+		return nil, err
+	}
+	j.names.mu.RLock()
+	b.Names = maps.Clone(j.names.list)
+	for kind, list := range b.Names {
+		b.Names[kind] = slices.Clone(list)
+	}
+	j.names.mu.RUnlock()
+	return b, b.index()
+}
+
+// snapshot is the form in which the state of a ledger is stored.
+func (l *ledger) snapshot() snapshot {
+	s := snapshot{Version: snapshotVersion, Next: l.tree.size, Tree: l.tree.clone().roots, Cursors: l.cursors, Totals: l.totals}
+	l.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
+		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
+	})
+	return s
+}
+
+// follower lets a ledger follow the records of an archive that goes.
+type follower struct {
+	j          *Journal
+	b          *base
+	led        ledger
+	r          gateway.Record
+	age        archiveAge
+	checkpoint Checkpoint
+	wrong      error
+}
+
+func (f *follower) record(seq uint64, record []byte) error {
+	err := f.led.apply(record, &f.r, f.j.decisions, func(n uint64, h [32]byte) {
+		if stored, ok := f.j.storedRoot(n); ok && stored != h {
+			f.wrong = &ErrRecord{seq, "does not lead to the stored hash"}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	f.age.add(seq, &f.r)
+	if f.r.Kind == gateway.ChangeRecord {
+		f.b.Changes = append(f.b.Changes, kept{seq, slices.Clone(record)})
+		f.b.Changes = f.b.Changes[max(0, len(f.b.Changes)-keptChanges):]
+	}
+	return nil
+}
+
+// keepOpen keeps the decisions that are not settled: deliveries behind them will count them.
+func (f *follower) keepOpen(old *base) error {
+	var o openSet
+	visit := func(seq uint64, d *decision) error {
+		open := d.holds != 0
+		for set := d.waits; set != 0 && !open; set &= set - 1 {
+			open = f.led.cursors[bits.TrailingZeros32(uint32(set))] < seq
+		}
+		if open {
+			o.add(seq, d)
+		}
+		return nil
+	}
+	if err := f.j.decisions(0, f.b.Next-1, visit); err != nil {
+		return err
+	}
+	f.b.Settings, f.b.Open = o.settings, o.bytes
+	return nil
+}
+
+// keepNodes keeps the hashes that proofs need of the records that go: the subtrees that the tree consists of, those of
+// the checkpoint that is kept and those between, and those beside the change records that are kept.
+func (f *follower) keepNodes() error {
+	b := f.b
+	want := make(map[nodeID]bool)
+	between(0, b.Next, want)
+	between(0, b.Checkpoint.Size, want)
+	between(b.Checkpoint.Size, b.Next, want)
+	for _, k := range b.Changes {
+		want[nodeID{0, k.Seq}] = true
+		for level := 0; k.Seq>>level<<level > 0 || 1<<level < b.Next; level++ {
+			if n := k.Seq>>level ^ 1; (n+1)<<level <= b.Next {
+				want[nodeID{level, n}] = true
+			}
+		}
+	}
+	for id := range want {
+		h, err := f.j.subtree(id.level, id.n)
+		if err != nil {
+			return err
+		}
+		b.Nodes = append(b.Nodes, node{id.level, id.n, h})
+	}
+	slices.SortFunc(b.Nodes, func(x, y node) int {
+		return slices.Compare([]uint64{uint64(x.Level), x.N}, []uint64{uint64(y.Level), y.N})
+	})
+	return nil
+}
+
+// between adds the largest complete subtrees that leaves from first up to, not with, next consist of.
+func between(first, next uint64, to map[nodeID]bool) {
+	for first < next {
+		level := min(bits.Len64(next-first)-1, bits.TrailingZeros64(first))
+		to[nodeID{level, first >> level}] = true
+		first += 1 << level
+	}
+}
