@@ -37,13 +37,14 @@ type FilterOpinion struct {
 
 // UplinkDecision is what becomes of the message for one uplink.
 type UplinkDecision struct {
-	State   State  // Waiting, Held or Blocked
-	Action  Action // strictest over the findings, or what acts on the message
-	Reason  Reason
-	Rulings []*Ruling // per finding: the policy's word before merging; shared
-	Final   []Action  // per finding: what was done to its place
-	Topic   string    // when Waiting
-	Payload []byte    // when Waiting: the outbound body; when Held: the sealed hold
+	State    State  // Waiting, Held or Blocked
+	Action   Action // strictest over the findings, or what acts on the message
+	Reason   Reason
+	Rulings  []*Ruling // per finding: the policy's word before merging; shared
+	Final    []Action  // per finding: what was done to its place
+	Topic    string    // when Waiting
+	Payload  []byte    // when Waiting: the outbound body; when Held: the sealed hold
+	Priority byte      // when Waiting: of sending, below Priorities
 
 	steps  []step    // at most one per place and in document order once fold ran
 	whole  Operation // on every leaf

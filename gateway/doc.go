@@ -19,8 +19,9 @@
 //     and bodies to the one committer, which puts many callers' entries into one transaction.
 //  9. The Ticket is done when the transaction is on disk. Only now does the source acknowledge, in order of arrival;
 //     with success also when the message was blocked or held.
-//  10. A Forwarder per uplink reads the journal in order, sends, and commits a delivery record for every range that the
-//     uplink acknowledged. Drained segments are removed; their records move to the archive.
+//  10. A Forwarder per uplink takes what waits from its Feed, sends it, and commits a delivery record for every range that
+//     the uplink acknowledged. What the cloud refuses for good is found (trial) and parked. Drained segments are removed;
+//     their records move to the archive.
 //
 // Nothing is acknowledged that is not durable; nothing leaves that is not on the record. Every exit on the way is a
 // decision that the message stays: there is no path on which an error becomes a pass.
@@ -39,13 +40,14 @@
 //	decision = incarnation(8) counter(8) received(8) set(uvarint) source(uvarint) grade(1) input(32)
 //	           findings: list of category(uvarint) action(1) count(uvarint)
 //	           plugins:  list of plugin(1) action(1) grade(1) failed(1) reason(uvarint) edits(uvarint)
-//	           outcomes: list of uplink(1) state(1) action(1) reason(1), and left(32) unless the state is blocked
+//	           outcomes: list of uplink(1) state(1) action(1) reason(1), and left(32) unless the state is blocked; the upper
+//	           four bits of state are the priority
 //	delivery, expiry, release = uplink(1) state(1) first(uvarint) last(uvarint) count(uvarint) detail
 //	change, event = set(uvarint) detail
 //
 // Category, plugin, source and uplink are numbers; the change record of the version set (its number is set) lists their
-// names and digests. A delivery says that of the messages from first to last which waited for the uplink all count are
-// settled. Grades, actions, states and reasons are the numbers of their constants. Input and left are commitments
+// names and digests. A delivery or expiry says that of the messages from first to last which waited for the uplink count are
+// settled: those that the detail means (package journal, "Settlements"). Grades, actions, states and reasons are the numbers of their constants. Input and left are commitments
 // (Commitment); the salt lies beside the body in the journal and goes with it.
 //
 // An example: kind event, clock set, at 2026-01-01T00:00:00Z, set 1, detail {} is
@@ -54,6 +56,6 @@
 //
 // # Goroutines
 //
-// The package starts two per Forwarder.Run, the settler and a watcher per link; both end before Run returns, up to a
-// second after its context. Deciding runs in the callers of Admit.
+// The package starts per Forwarder.Run the settler, and per link a watcher and one for its link condition; all end before
+// Run returns, up to a second after its context. Deciding runs in the callers of Admit.
 package gateway

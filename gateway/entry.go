@@ -28,6 +28,7 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 		switch up.State {
 		case Waiting:
 			e.Waits |= 1 << number
+			out.Priority = up.Priority
 		case Held:
 			e.Holds |= 1 << number
 		default:
@@ -37,13 +38,16 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 			continue
 		}
 		if up.same >= 0 {
-			outlet[u] = outlet[up.same]
-			e.Outlets[outlet[u]].Uplinks |= 1 << number
 			out.Left = r.Outcomes[up.same].Left
 		} else {
-			outlet[u] = len(e.Outlets)
-			e.Outlets = append(e.Outlets, Outlet{Uplinks: 1 << number, Hold: up.State == Held, Topic: up.Topic, Payload: up.Payload})
 			out.Left = Commitment("sluice left v1", &e.Salt, []byte(up.Topic), up.Payload)
+		}
+		if up.same >= 0 && d.Uplinks[up.same].Priority == up.Priority {
+			outlet[u] = outlet[up.same]
+			e.Outlets[outlet[u]].Uplinks |= 1 << number
+		} else {
+			outlet[u] = len(e.Outlets)
+			e.Outlets = append(e.Outlets, Outlet{Uplinks: 1 << number, Hold: up.State == Held, Priority: out.Priority, Topic: up.Topic, Payload: up.Payload})
 		}
 		r.Outcomes = append(r.Outcomes, out)
 	}

@@ -28,6 +28,7 @@ type Config struct {
 	TokenDomains map[string]TokenDomain `yaml:"token_domains" doc:"pseudonym spaces: equal values have equal tokens inside one domain only"`
 	Keys         Keys                   `yaml:"keys" doc:"public keys of others"`
 	Uplinks      []UplinkConfig         `yaml:"uplinks" required:"true" doc:"recipients in the cloud"`
+	LinkFile     string                 `yaml:"link_file" doc:"file with the name of the network that the gateway is on, for uplinks with link; written by whoever knows"`
 	Journal      JournalConfig          `yaml:"journal" doc:"the queue on disk"`
 	Audit        AuditConfig            `yaml:"audit" doc:"the record log"`
 	Admin        AdminConfig            `yaml:"admin" doc:"health, metrics and console"`
@@ -69,7 +70,11 @@ type UplinkConfig struct {
 	Purpose      string             `yaml:"purpose" doc:"what the data are for"`
 	LegalBasis   string             `yaml:"legal_basis" doc:"on what ground they are handed over"`
 	Duty         string             `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; in this version it changes nothing"`
-	MaxBacklog   config.Size        `yaml:"max_backlog" default:"1GiB" min:"1MiB" doc:"bytes that may wait for this uplink; in this version journal.max_size alone is enforced"`
+	MaxBacklog   config.Size        `yaml:"max_backlog" doc:"bytes that may wait for this uplink; 0B: as many as journal.max_size allows"`
+	WhenFull     string             `yaml:"when_full" default:"refuse" enum:"refuse,drop_from_this_uplink" doc:"what happens at max_backlog: devices wait, or the oldest messages are dropped, for this uplink only, which is on the record"`
+	LiveShare    int                `yaml:"live_share" default:"0" min:"0" max:"90" doc:"percent of the messages sent that are newer than the connection while older ones wait; 0: everything in order"`
+	Bandwidth    config.Size        `yaml:"bandwidth" doc:"bytes of topics and bodies a second; 0B: no limit"`
+	Link         string             `yaml:"link" doc:"send only while the link is this, as link_file or the socket says, for example wifi; empty: always"`
 	MQTT         *mqtt.UplinkConfig `yaml:"mqtt" doc:"a broker"`
 }
 
@@ -102,7 +107,7 @@ func readConfig(file string) (*Config, *config.Report) {
 // resolve makes the paths of the configuration absolute.
 func (c *Config) resolve() {
 	base := filepath.Dir(c.file)
-	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust} {
+	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust, &c.LinkFile} {
 		*p = under(base, *p)
 	}
 	for i, name := range c.Catalogs {

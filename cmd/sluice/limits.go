@@ -11,6 +11,7 @@ import (
 type JournalConfig struct {
 	MaxSize  config.Size   `yaml:"max_size" default:"2GiB" doc:"bytes of bodies that may wait, over all uplinks"`
 	MaxAge   time.Duration `yaml:"max_age" default:"168h" min:"1m" doc:"how long a message may have to wait: lint checks that max_size lasts as long; in this version nothing expires"`
+	Linger   time.Duration `yaml:"linger" default:"0s" min:"0s" max:"1s" doc:"how long a commit that holds little waits for more: less is written to flash, and acknowledgements come as much later"`
 	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"refuse: devices wait until there is room"`
 }
 

@@ -40,6 +40,7 @@ type assembly struct {
 	journal    *journal.Journal
 	gateway    *gateway.Gateway
 	metrics    *gateway.Metrics
+	links      *gateway.LinkState
 	forwarders []*gateway.Forwarder
 	sources    []*source
 	console    *console.Server
@@ -51,7 +52,7 @@ type assembly struct {
 // parts are what a gateway can be made of other than the configuration says: filter puts lines in the place of devices
 // and clouds. The zero value makes everything as configured.
 type parts struct {
-	uplink func(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error)
+	uplink func(name string, c *UplinkConfig) (gateway.Uplink, error)
 	source func(c *SourceConfig, log *slog.Logger) (runner, error) // nil runner: nothing is taken in there
 	extra  runner
 }
@@ -162,7 +163,7 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if with.source == nil {
 		with.source = newSource
 	}
-	a := &assembly{cfg: cfg, log: log}
+	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState()}
 	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
 		return nil, err
 	}
@@ -194,11 +195,11 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	for i := range set.Uplinks {
 		u := &set.Uplinks[i]
 		numbers[u.Name] = u.Number
-		up, err := with.uplink(u.Name, &cfg.Uplinks[i], log)
+		up, err := with.uplink(u.Name, &cfg.Uplinks[i])
 		if err != nil {
 			return nil, err
 		}
-		a.forwarders = append(a.forwarders, gateway.NewForwarder(u.Name, u.Number, up, a.journal, a.metrics, log))
+		a.forwarders = append(a.forwarders, gateway.NewForwarder(a.forwarding(&cfg.Uplinks[i], u.Number, up)))
 	}
 	a.metrics.Journal(&journalNumbers{Journal: a.journal, limit: int64(cfg.Audit.MaxSize)}, sourceNames(cfg), numbers)
 	for i := range cfg.Sources {
@@ -226,10 +227,21 @@ func newSource(c *SourceConfig, log *slog.Logger) (runner, error) {
 	return nil, fmt.Errorf("source %q: no protocol (have mqtt)", c.Name)
 }
 
-// newUplink makes the uplink that the configuration names.
-func newUplink(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error) {
+// forwarding joins an uplink with the journal, within its limits.
+func (a *assembly) forwarding(c *UplinkConfig, number int, up gateway.Uplink) gateway.ForwardOptions {
+	a.journal.Limit(number, journal.Limits{LiveShare: float64(c.LiveShare) / 100})
+	o := gateway.ForwardOptions{Name: c.Name, Number: number, Uplink: up, Journal: a.journal, Metrics: a.metrics, Log: a.log,
+		Bandwidth: int64(c.Bandwidth), When: c.Link, Links: a.links}
 	if c.MQTT != nil {
-		return mqtt.NewUplink(name, *c.MQTT, log)
+		o.Window, o.AckTimeout = c.MQTT.Inflight, c.MQTT.AckTimeout
+	}
+	return o
+}
+
+// newUplink makes the uplink that the configuration names.
+func newUplink(name string, c *UplinkConfig) (gateway.Uplink, error) {
+	if c.MQTT != nil {
+		return mqtt.NewUplink(name, *c.MQTT)
 	}
 	return nil, fmt.Errorf("uplink %q: no protocol (have mqtt)", name)
 }
@@ -284,6 +296,7 @@ func (a *assembly) openJournal() error {
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
 		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
+		Linger:          a.cfg.Journal.Linger,
 		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
 		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
 	return err

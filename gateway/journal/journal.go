@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,10 @@ type Options struct {
 	MaxSize      int64 // body bytes of the segments and of parked.bolt; 0: DefaultMaxSize
 	AuditMaxSize int64 // record bytes, segments and archive; 0: DefaultAuditMaxSize
 	SegmentSize  int64 // of a segment's file; 0: an eighth of MaxSize, 1 MiB to 64 MiB
+
+	// Linger is how long the committer waits for more before a commit that holds little, 0 to 1 s: fewer bytes are written,
+	// and acknowledgements come as much later.
+	Linger time.Duration
 
 	// Sign makes a checkpoint's text; nil: there are none. It is called by the committer after CheckpointEvery, when
 	// records were added, after CheckpointCount records, and by Close.
@@ -92,6 +97,26 @@ func setDefault[T int64 | uint64 | time.Duration](v *T, d T) {
 	}
 }
 
+// Limits are what the operator wants for one uplink.
+type Limits struct {
+	// LiveShare is the share of messages committed since the link was opened while older ones wait, 0 to below 1; with 0
+	// messages are sent in order.
+	LiveShare float64
+}
+
+// Limit sets the limits of an uplink, at any time.
+func (j *Journal) Limit(uplink int, l Limits) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.limits[uplink] = l
+}
+
+func (j *Journal) limitsOf(uplink int) Limits {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.limits[uplink]
+}
+
 // auditReserve is what the record budget keeps for deliveries and events, which are committed when messages no longer are.
 func (o *Options) auditReserve() int64 { return min(o.AuditMaxSize/16, maxReserve) }
 
@@ -113,9 +138,11 @@ type Journal struct {
 	led        ledger
 	segments   []*segment
 	archives   []archiveMeta
-	lastWait   [gateway.MaxUplinks]uint64
-	waiting    [gateway.MaxUplinks]Waiting
-	roots      map[uint64]tlog.Hash // level-8 subtree roots that state.bolt does not have yet
+	waiting    [gateway.MaxUplinks][lanes]waitStat
+	oldestAt   [gateway.MaxUplinks]uint64 // nothing waits for the uplink below
+	limits     [gateway.MaxUplinks]Limits
+	feeds      [gateway.MaxUplinks]*Feed // the one whose link was opened last
+	roots      map[uint64]tlog.Hash      // level-8 subtree roots that state.bolt does not have yet
 	checkpoint Checkpoint
 	changed    chan struct{} // closed when something was committed
 	waiters    int
@@ -132,15 +159,19 @@ type Journal struct {
 	lookAgain   *time.Timer
 	freshRoots  []freshRoot
 
-	qmu     sync.Mutex // guards what follows
-	wake    *sync.Cond
-	queue   []*batch
-	urgent  []*batch
-	pausing bool // after a failed commit
-	ticked  bool // a checkpoint is due
-	look    bool // there may be room again
-	closing bool
-	gaveUp  bool
+	qmu         sync.Mutex // guards what follows
+	wake        *sync.Cond
+	queue       []*batch
+	urgent      []*batch
+	queuedAt    time.Time // when the oldest batch came, or the last commit began
+	queuedBytes int
+	hurried     bool // the next commit does not linger
+	linger      bool // the timer that ends the linger runs
+	pausing     bool // after a failed commit
+	ticked      bool // a checkpoint is due
+	look        bool // there may be room again
+	closing     bool
+	gaveUp      bool
 
 	tidyNow   chan struct{} // wakes the sweeper, capacity 1
 	closed    chan struct{} // closed when Close begins
@@ -149,6 +180,7 @@ type Journal struct {
 	ticker    *time.Ticker
 	ticking   chan struct{}
 	saveDue   atomic.Bool
+	unparkDue atomic.Bool
 }
 
 type freshRoot struct {
@@ -186,7 +218,7 @@ func OpenReadOnly(dir string, keys []Key) (*Journal, error) {
 // prepareOpen locks the folder and recovers the state as of the last commit.
 func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
-		opt: o, readOnly: readOnly, names: newNames(), roots: make(map[uint64]tlog.Hash),
+		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
 		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),
 		files: handles{open: o.openFile, max: openSegments},
@@ -244,23 +276,50 @@ func (j *Journal) start() error {
 	if !j.restoreReserve() {
 		j.opt.Log.Warn("journal has no room for its reserve")
 	}
+	opened := event{Event: "journal opened", Incarnation: hex.EncodeToString(b[:])}
 	if j.led.tree.size == 0 {
-		now, trusted := j.opt.Clock()
-		r := gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: []byte(`{"event":"journal created","incarnation":"` + hex.EncodeToString(b[:]) + `"}`)}
+		opened.Event = "journal created"
 		first := new(batch)
-		if err := j.prepare(first, []*gateway.Entry{{Record: gateway.AppendRecord(nil, &r)}}); err != nil {
+		if err := j.prepare(first, []*gateway.Entry{j.eventEntry(opened)}); err != nil {
 			return err
 		}
 		if err := j.commit([]*batch{first}, first.size); err != nil {
 			return err
 		}
+	} else {
+		j.Append([]*gateway.Entry{j.eventEntry(opened)}, func(uint64, error) {})
 	}
+	j.unparkDue.Store(true)
 	j.ticker = time.NewTicker(j.opt.CheckpointEvery)
 	go j.run()
 	go j.sweep()
 	go j.tick()
 	j.tidy()
 	return nil
+}
+
+// event is the detail of the journal's own event records: keys in this order, nothing that a device chose.
+type event struct {
+	Event       string `json:"event,omitempty"`
+	Incarnation string `json:"incarnation,omitempty"` // 16 hexadecimal digits, of every id and nonce from here on
+	Kind        string `json:"kind,omitempty"`        // of a name: source or uplink
+	Number      *int   `json:"number,omitempty"`      // that the name has for ever
+	Name        string `json:"name,omitempty"`
+	By          string `json:"by,omitempty"`
+}
+
+func (e event) text() []byte {
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic("journal: encode event: " + err.Error())
+	}
+	return b
+}
+
+// eventEntry makes an event record.
+func (j *Journal) eventEntry(e event) *gateway.Entry {
+	now, trusted := j.opt.Clock()
+	return &gateway.Entry{Record: gateway.AppendRecord(nil, &gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: e.text()})}
 }
 
 // tick lets the committer look at the clock.

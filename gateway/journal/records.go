@@ -125,8 +125,8 @@ func (j *Journal) segmentRecords(s *segment, next uint64, at *uint64, fn func(se
 	return nil
 }
 
-// decisions calls fn for every decision record from first to last.
-func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision) error) error {
+// between calls fn for every record from first to last.
+func (j *Journal) between(first, last uint64, fn func(seq uint64, r *gateway.Record) error) error {
 	var r gateway.Record
 	return j.Records(first, func(seq uint64, record []byte) error {
 		if seq > last {
@@ -135,11 +135,8 @@ func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision)
 		if err := gateway.DecodeRecord(record, &r); err != nil {
 			return &ErrRecord{seq, "is malformed"}
 		}
-		if r.Kind == gateway.DecisionRecord {
-			d := decisionOf(&r)
-			if err := fn(seq, &d); err != nil {
-				return err
-			}
+		if err := fn(seq, &r); err != nil {
+			return err
 		}
 		if seq == last {
 			return errStop
