@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -148,6 +149,9 @@ func (j *Journal) between(first, last uint64, fn func(seq uint64, r *gateway.Rec
 // lastSeq returns the seq behind the last record in the file of s.
 func (h *handles) lastSeq(s *segment) (next uint64, err error) {
 	next = s.First
+	if st, err := os.Stat(s.path); err == nil && st.Size() == 0 { // made, and nothing written yet
+		return next, nil
+	}
 	err = guardView(h, s, func(k []byte) error {
 		if len(k) != entryKeyLen {
 			return nil
