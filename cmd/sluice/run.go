@@ -229,7 +229,8 @@ func newSource(c *SourceConfig, log *slog.Logger) (runner, error) {
 
 // forwarding joins an uplink with the journal, within its limits.
 func (a *assembly) forwarding(c *UplinkConfig, number int, up gateway.Uplink) gateway.ForwardOptions {
-	a.journal.Limit(number, journal.Limits{LiveShare: float64(c.LiveShare) / 100})
+	a.journal.Limit(number, journal.Limits{LiveShare: float64(c.LiveShare) / 100,
+		MaxBacklog: int64(c.MaxBacklog), DropOldest: c.WhenFull == "drop_from_this_uplink"})
 	o := gateway.ForwardOptions{Name: c.Name, Number: number, Uplink: up, Journal: a.journal, Metrics: a.metrics, Log: a.log,
 		Bandwidth: int64(c.Bandwidth), When: c.Link, Links: a.links}
 	if c.MQTT != nil {
@@ -295,7 +296,7 @@ func (a *assembly) openJournal() error {
 		return err
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
-		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
+		MaxSize: int64(a.cfg.Journal.MaxSize), MaxAge: a.cfg.Journal.maxAges(), DropGeneral: a.cfg.Journal.WhenFull == "drop_oldest_general", AuditMaxSize: int64(a.cfg.Audit.MaxSize),
 		Linger:          a.cfg.Journal.Linger,
 		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
 		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})

@@ -271,8 +271,17 @@ func (b *bodies) visit(seq uint64, key, value []byte) error {
 
 // end checks that the record in hand had all its bodies.
 func (b *bodies) end() {
-	if b.have && b.record.Kind == gateway.DecisionRecord && (b.waits != b.decision.waits || b.holds != b.decision.holds) {
-		b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
+	if b.have && b.record.Kind == gateway.DecisionRecord {
+		extra := b.waits&^b.decision.waits | b.holds&^b.decision.holds
+		missing := b.decision.holds &^ b.holds
+		for u := range gateway.MaxUplinks { // what is settled may be gone
+			if st := b.c.j.led.stateOf(u, b.seq); b.decision.waits.Has(u) && (st == gateway.Waiting || st == gateway.Dead) {
+				missing |= 1 << u &^ b.waits
+			}
+		}
+		if extra|missing != 0 {
+			b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
+		}
 	}
 	b.have = false
 }

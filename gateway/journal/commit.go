@@ -65,7 +65,8 @@ func (j *Journal) due() (checkpoint, look bool) {
 
 // blocked reports whether nothing but urgent batches may be committed.
 func (j *Journal) blocked() bool {
-	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() || j.reserveSpent.Load()
+	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() ||
+		j.reserveSpent.Load() || j.uplinkRoom.Load() <= 0
 }
 
 // Full reports that the budget is spent or the disk refuses to write: what is appended now waits.
@@ -182,7 +183,7 @@ func (j *Journal) Hurry() {
 
 // room returns the bytes that one transaction may add: the last one before the journal is full ends where it is full.
 func (j *Journal) room() int {
-	left := min(j.opt.MaxSize-j.bodyBytes.Load(), j.opt.AuditMaxSize-j.opt.auditReserve()-j.recordBytes.Load())
+	left := min(j.opt.MaxSize-j.bodyBytes.Load(), j.opt.AuditMaxSize-j.opt.auditReserve()-j.recordBytes.Load(), j.uplinkRoom.Load())
 	return int(min(groupBytes, left))
 }
 
@@ -372,6 +373,7 @@ func (j *Journal) apply(group []*batch, tree compact, roots []freshRoot) {
 		}
 	}
 	j.led.tree = tree
+	j.ages.add(tree.size, j.age())
 	m.Next = tree.size
 	m.RecordBytes += uint64(records)
 	j.writeBodies += bodies
@@ -380,6 +382,7 @@ func (j *Journal) apply(group []*batch, tree compact, roots []freshRoot) {
 	for _, r := range roots {
 		j.roots[r.n] = r.hash
 	}
+	j.measure()
 	j.wakeWaiters()
 }
 

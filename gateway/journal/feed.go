@@ -28,6 +28,7 @@ var errNotHanded = errors.New("settle messages: one of them was not handed out")
 // waiting is an entry that waits for an uplink, as its body's header describes it.
 type waiting struct {
 	seq      uint64
+	own      gateway.UplinkSet // of the body
 	size     int
 	lane     int
 	decision decision
@@ -39,7 +40,7 @@ func (w *waiting) control() bool { return w.lane == controlLane }
 func waitingOf(seq uint64, h *header, size int) waiting {
 	d := decision{source: h.source, grade: h.grade, waits: h.waits, holds: h.holds}
 	d.prioritize(h.own, byte(h.priority()))
-	return waiting{seq: seq, size: size, lane: h.lane(), decision: d}
+	return waiting{seq: seq, own: h.own, size: size, lane: h.lane(), decision: d}
 }
 
 // track is one reading through a lane.
@@ -305,6 +306,13 @@ func (f *Feed) Return(list []*gateway.Outbound) {
 	}
 }
 
+// holds reports whether entry seq is in hand.
+func (f *Feed) holds(seq uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hand[seq] != nil
+}
+
 // drop takes an entry out of hand. f.mu is held.
 func (f *Feed) drop(w *waiting) {
 	delete(f.hand, w.seq)
@@ -345,7 +353,11 @@ func (f *Feed) handed(list []*gateway.Outbound) ([]waiting, error) {
 	items := make([]waiting, 0, len(list))
 	for _, o := range list {
 		if w := f.hand[o.Seq]; w != nil {
-			items = append(items, *w)
+			if f.j.waits(f.uplink, o.Seq) {
+				items = append(items, *w)
+			} else {
+				f.drop(w) // a rule left it behind meanwhile
+			}
 		} else if o.Seq >= f.j.Size() || f.j.waits(f.uplink, o.Seq) {
 			return nil, errNotHanded
 		}

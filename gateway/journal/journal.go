@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -40,8 +42,13 @@ type Options struct {
 	Keys []Key  // at-rest keys; the first one seals, the others only open
 
 	MaxSize      int64 // body bytes of the segments and of parked.bolt; 0: DefaultMaxSize
+	DropGeneral  bool  // when they are nearly spent, the oldest general messages are dropped; else devices wait
 	AuditMaxSize int64 // record bytes, segments and archive; 0: DefaultAuditMaxSize
 	SegmentSize  int64 // of a segment's file; 0: an eighth of MaxSize, 1 MiB to 64 MiB
+
+	// MaxAge is how long a message of a grade may wait before it expires, 0 for ever. It counts while the gateway runs by a
+	// clock that nobody can set, and while it is off by Clock, when that is trusted.
+	MaxAge [gateway.Core + 1]time.Duration
 
 	// Linger is how long the committer waits for more before a commit that holds little, 0 to 1 s: fewer bytes are written,
 	// and acknowledgements come as much later.
@@ -61,6 +68,7 @@ type Options struct {
 	commit   func(tx *bbolt.Tx) error
 	openFile func(name string, flag int, perm os.FileMode) (*os.File, error)
 	after    func(d time.Duration, fn func()) *time.Timer
+	elapsed  func() time.Duration
 	step     func(name string) // told before each durable step; a test ends the process there
 }
 
@@ -86,6 +94,9 @@ func (o *Options) setDefaults() {
 	if o.after == nil {
 		o.after = time.AfterFunc
 	}
+	if o.elapsed == nil {
+		o.elapsed = elapsed
+	}
 	if o.step == nil {
 		o.step = func(string) {}
 	}
@@ -102,13 +113,37 @@ type Limits struct {
 	// LiveShare is the share of messages committed since the link was opened while older ones wait, 0 to below 1; with 0
 	// messages are sent in order.
 	LiveShare float64
+	// MaxBacklog is how many bytes of bodies may wait, 0 for no bound of its own. At the bound devices wait, unless
+	// DropOldest: then the oldest messages are dropped, for this uplink.
+	MaxBacklog int64
+	DropOldest bool
 }
 
 // Limit sets the limits of an uplink, at any time.
 func (j *Journal) Limit(uplink int, l Limits) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.limits[uplink] = l
+	j.measure()
+	j.mu.Unlock()
+	j.poke() // there may be room now
+}
+
+// measure finds out how much room the uplinks that do not drop have left, and wakes the warden for the others. j.mu is held.
+func (j *Journal) measure() {
+	room := int64(math.MaxInt64)
+	for u := range gateway.MaxUplinks {
+		if l := &j.limits[u]; l.MaxBacklog > 0 {
+			if waits := j.waitingBytes(u); !l.DropOldest {
+				room = min(room, l.MaxBacklog-waits)
+			} else if waits > l.MaxBacklog-l.MaxBacklog/pressureTop {
+				j.press()
+			}
+		}
+	}
+	j.uplinkRoom.Store(room)
+	if j.opt.DropGeneral && j.bodyBytes.Load() > j.opt.MaxSize-j.opt.MaxSize/pressureTop {
+		j.press()
+	}
 }
 
 func (j *Journal) limitsOf(uplink int) Limits {
@@ -139,8 +174,11 @@ type Journal struct {
 	segments   []*segment
 	archives   []archiveMeta
 	waiting    [gateway.MaxUplinks][lanes]waitStat
-	oldestAt   [gateway.MaxUplinks]uint64 // nothing waits for the uplink below
+	oldestAt   [gateway.MaxUplinks]uint64                   // nothing waits for the uplink below
+	gradeAt    [gateway.MaxUplinks][gateway.Core + 1]uint64 // nothing of the grade does
 	limits     [gateway.MaxUplinks]Limits
+	ages       ages
+	openedAt   time.Duration             // by elapsed
 	feeds      [gateway.MaxUplinks]*Feed // the one whose link was opened last
 	roots      map[uint64]tlog.Hash      // level-8 subtree roots that state.bolt does not have yet
 	checkpoint Checkpoint
@@ -151,6 +189,7 @@ type Journal struct {
 	bodyBytes, recordBytes atomic.Int64
 	written                atomic.Uint64
 	failing, reserveSpent  atomic.Bool
+	uplinkRoom             atomic.Int64 // bytes that may still wait for the uplink with the least room
 
 	// The committer's own.
 	writeBodies int64
@@ -175,8 +214,12 @@ type Journal struct {
 
 	tidyNow   chan struct{} // wakes the sweeper, capacity 1
 	closed    chan struct{} // closed when Close begins
-	committed chan struct{} // closed when the committer has ended
-	swept     chan struct{} // closed when the sweeper has ended
+	open      context.Context
+	shut      context.CancelFunc // ends open, with closed
+	committed chan struct{}      // closed when the committer has ended
+	swept     chan struct{}      // closed when the sweeper has ended
+	pressed   chan struct{}      // wakes the warden, capacity 1
+	warded    chan struct{}      // closed when the warden has ended
 	ticker    *time.Ticker
 	ticking   chan struct{}
 	saveDue   atomic.Bool
@@ -220,10 +263,13 @@ func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
 		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
+		pressed: make(chan struct{}, 1), warded: make(chan struct{}),
 		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),
 		files: handles{open: o.openFile, max: openSegments},
 	}
+	j.uplinkRoom.Store(math.MaxInt64)
 	j.wake = sync.NewCond(&j.qmu)
+	j.open, j.shut = context.WithCancel(context.Background())
 	for i := range j.slots {
 		j.slots[i] = make(chan struct{}, 1)
 	}
@@ -294,6 +340,7 @@ func (j *Journal) start() error {
 	go j.run()
 	go j.sweep()
 	go j.tick()
+	go j.warden()
 	j.tidy()
 	return nil
 }
@@ -349,6 +396,7 @@ func (j *Journal) Close() error {
 	}
 	j.closing = true
 	close(j.closed)
+	j.shut()
 	j.wake.Signal()
 	j.qmu.Unlock()
 	if j.readOnly {
@@ -358,6 +406,7 @@ func (j *Journal) Close() error {
 	j.ticker.Stop()
 	<-j.ticking
 	<-j.committed
+	<-j.warded
 	<-j.swept
 	err := j.saveState()
 	if e := j.release(); err == nil {

@@ -51,6 +51,10 @@ func (j *Journal) recover() error {
 	if err := j.follow(); err != nil {
 		return err
 	}
+	if snap == nil {
+		snap = new(snapshot)
+	}
+	j.resumeAges(snap.Ages)
 	if err := j.newestCheckpoint(); err != nil {
 		return err
 	}
@@ -137,16 +141,8 @@ func (j *Journal) findArchives() error {
 	if err != nil {
 		return err
 	}
-	if !j.readOnly {
-		left, err := listNumbered(dir, arcPrefix, arcSuffix+tmpSuffix)
-		if err != nil {
-			return err
-		}
-		for _, first := range left {
-			if err := os.Remove(filepath.Join(dir, archiveName(first)+tmpSuffix)); err != nil {
-				return err
-			}
-		}
+	if err := j.removeHalves(dir, arcPrefix, arcSuffix+tmpSuffix); err != nil {
+		return err
 	}
 	for _, first := range firsts {
 		a, err := readArchiveMeta(filepath.Join(dir, archiveName(first)), j.keys)
@@ -158,10 +154,30 @@ func (j *Journal) findArchives() error {
 	return nil
 }
 
+// removeHalves removes what a crash left half written.
+func (j *Journal) removeHalves(dir, prefix, suffix string) error {
+	if j.readOnly {
+		return nil
+	}
+	left, err := listNumbered(dir, prefix, suffix)
+	if err != nil {
+		return err
+	}
+	for _, first := range left {
+		if err := os.Remove(filepath.Join(dir, fmt.Sprintf("%s%020d%s", prefix, first, suffix))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // findSegments lists the segments, settles what of each counts and completes what the snapshot says of them.
 func (j *Journal) findSegments(snap *snapshot) error {
 	firsts, err := listNumbered(j.opt.Dir, segPrefix, segSuffix)
 	if err != nil {
+		return err
+	}
+	if err := j.removeHalves(j.opt.Dir, segPrefix, segSuffix+tmpSuffix); err != nil {
 		return err
 	}
 	known := make(map[uint64]segmentMeta)

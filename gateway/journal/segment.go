@@ -126,6 +126,7 @@ type segmentMeta struct {
 	First       uint64                   `json:"first"`
 	Next        uint64                   `json:"next"` // seq behind the last one that counts; what stands behind it in the file does not
 	BodyBytes   uint64                   `json:"body_bytes"`
+	Live        uint64                   `json:"live"` // of them, what waits, is held or is dead
 	RecordBytes uint64                   `json:"record_bytes"`
 	Held        uint64                   `json:"held"`    // held bodies
 	Damaged     bool                     `json:"damaged"` // something in it cannot be read: it is never deleted
@@ -136,16 +137,26 @@ type segmentMeta struct {
 func (m *segmentMeta) addBody(seq uint64, h *header, size int, state func(u int) gateway.State) {
 	m.BodyBytes += uint64(size)
 	if h.hold() {
+		m.Live += uint64(size)
 		m.Held++
 		return
 	}
+	live := false
 	for u := range gateway.MaxUplinks {
-		if h.own.Has(u) && state(u) == gateway.Waiting {
+		if !h.own.Has(u) {
+			continue
+		}
+		st := state(u)
+		live = live || st == gateway.Waiting || st == gateway.Dead
+		if st == gateway.Waiting {
 			w := m.of(u)
 			w[h.lane()].Last = seq
 			w[h.lane()].Count++
 			w[h.lane()].Bytes += uint64(size)
 		}
+	}
+	if live {
+		m.Live += uint64(size)
 	}
 }
 

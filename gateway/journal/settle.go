@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"math/bits"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -105,7 +106,7 @@ func (j *Journal) settle(s *settlement) {
 		} else {
 			j.led.settle(u, it.seq, &it.decision, s.state)
 		}
-		j.unwait(u, it.lane, it.seq, it.size)
+		j.unwait(u, it)
 	}
 	if len(j.led.dead) < dead {
 		j.unparkDue.Store(true)
@@ -113,16 +114,25 @@ func (j *Journal) settle(s *settlement) {
 	j.tidySoon()
 }
 
-// unwait counts one body less as waiting. j.mu is held.
-func (j *Journal) unwait(u, lane int, seq uint64, size int) {
-	w := &j.waiting[u][lane]
+// unwait counts one body less as waiting, and as live when nobody needs it any more. j.mu is held.
+func (j *Journal) unwait(u int, it *waiting) {
+	size := uint64(it.size)
+	w := &j.waiting[u][it.lane]
 	w.Count--
-	w.Bytes -= uint64(size)
-	if s := j.segmentOf(seq); s != nil {
-		w := s.of(u)
-		w[lane].Count--
-		w[lane].Bytes -= uint64(size)
+	w.Bytes -= size
+	s := j.segmentOf(it.seq)
+	if s == nil {
+		return
 	}
+	w = &s.of(u)[it.lane]
+	w.Count--
+	w.Bytes -= size
+	for set := it.own; set != 0; set &= set - 1 {
+		if st := j.led.states.get(bits.TrailingZeros32(uint32(set)), it.seq); st == gateway.Waiting || st == gateway.Dead {
+			return
+		}
+	}
+	s.Live -= min(s.Live, size)
 }
 
 // segmentOf returns the segment that holds record seq, nil when none does. j.mu is held.

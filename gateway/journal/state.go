@@ -185,6 +185,7 @@ type snapshot struct {
 	Dead       []deadRow      `json:"dead"`
 	Segments   []segmentMeta  `json:"segments"`
 	Checkpoint Checkpoint     `json:"checkpoint"`
+	Ages       savedAges      `json:"ages"`
 
 	states map[uint64]*chunk
 }
@@ -325,7 +326,7 @@ func (j *Journal) takeSnapshot() (*snapshot, []stored, map[uint64]tlog.Hash) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	s := j.led.snapshot()
-	s.Checkpoint = j.checkpoint
+	s.Checkpoint, s.Ages = j.checkpoint, j.saveAges()
 	for _, seg := range j.segments {
 		s.Segments = append(s.Segments, seg.clone())
 	}

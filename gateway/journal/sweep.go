@@ -70,11 +70,14 @@ func (j *Journal) sweepOnce() error {
 		return err
 	}
 	for {
+		what := j.archive
 		s := j.drainedSegment()
 		if s == nil {
-			return nil
+			if s, what = j.sparse(), j.rewrite; s == nil {
+				return nil
+			}
 		}
-		err := j.archive(s)
+		err := what(s)
 		if isDamage(err) {
 			j.opt.Log.Error("segment is damaged and is kept", slog.Any("err", err))
 			j.mu.Lock()
