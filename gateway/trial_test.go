@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ import (
 func picky(refuses func(seq uint64) bool) *cloud {
 	return &cloud{onSend: func(w *wire, seq uint64) {
 		switch {
-		case slices.ContainsFunc(w.sent, refuses): // it reads no further
+		case w.refuses(refuses): // it reads no further
 			if refuses(seq) {
 				time.AfterFunc(20*time.Millisecond, w.snap)
 			}
@@ -24,8 +25,17 @@ func picky(refuses func(seq uint64) bool) *cloud {
 	}}
 }
 
+// refuses reports whether something was sent that a cloud refuses.
+func (w *wire) refuses(what func(seq uint64) bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.sent, what)
+}
+
 // inState lists the messages of a spool in one state.
 func (s *spool) inState(st State) (list []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for seq := uint64(1); seq <= s.size; seq++ {
 		if s.states[seq] == st {
 			list = append(list, seq)
@@ -97,12 +107,12 @@ func TestACloudThatIsIllKillsNobody(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		options func(*ForwardOptions)
-		cloud   func(ill *bool) *cloud
+		cloud   func(ill *atomic.Bool) *cloud
 	}{
-		{"breaks at everything", func(*ForwardOptions) {}, func(ill *bool) *cloud { return picky(func(uint64) bool { return *ill }) }},
-		{"never acknowledges", func(o *ForwardOptions) { o.AckTimeout = 20 * time.Second }, func(ill *bool) *cloud {
+		{"breaks at everything", func(*ForwardOptions) {}, func(ill *atomic.Bool) *cloud { return picky(func(uint64) bool { return ill.Load() }) }},
+		{"never acknowledges", func(o *ForwardOptions) { o.AckTimeout = 20 * time.Second }, func(ill *atomic.Bool) *cloud {
 			return &cloud{onSend: func(w *wire, seq uint64) {
-				if !*ill {
+				if !ill.Load() {
 					w.ack(seq)
 				}
 			}}
@@ -110,7 +120,8 @@ func TestACloudThatIsIllKillsNobody(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ill := true
+				var ill atomic.Bool
+				ill.Store(true)
 				s, c, with := newSpool(300), c.cloud(&ill), c.options
 				stop := forwarding(s, c, with)
 				time.Sleep(12 * time.Hour)
@@ -118,10 +129,12 @@ func TestACloudThatIsIllKillsNobody(t *testing.T) {
 				if dead := s.inState(Dead); len(dead) > 0 {
 					t.Errorf("dead: %v", dead)
 				}
+				c.mu.Lock()
 				if n := len(c.links); n > 12*60*30 {
 					t.Errorf("%d links in half a day", n)
 				}
-				ill = false
+				c.mu.Unlock()
+				ill.Store(false)
 				time.Sleep(5 * time.Minute)
 				stop()
 				s.check(t, 300)
@@ -176,7 +189,9 @@ func TestNoMoreThanTheWindowIsSentWithoutADeliveryOnTheRecord(t *testing.T) {
 		for range 300 {
 			time.Sleep(100 * time.Millisecond)
 			s.mu.Lock()
+			c.current.mu.Lock()
 			most = max(most, len(c.current.sent)-len(s.states))
+			c.current.mu.Unlock()
 			s.mu.Unlock()
 		}
 		stop()
