@@ -52,6 +52,7 @@ type UplinkInfo struct {
 	Jurisdiction string // ISO 3166 alpha-2
 	Purpose      string
 	LegalBasis   string
+	Identity     *Identity // how the id leaves with a message; nil: it does not
 }
 
 // Declared reports whether the uplink names everything that important data need: who, where, for what, on what ground.

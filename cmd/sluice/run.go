@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -389,6 +390,15 @@ func (a *assembly) reload(by string) (err error) {
 	return nil
 }
 
+// connections are the uplinks without what a reload takes in.
+func connections(cfg *Config) []UplinkConfig {
+	list := slices.Clone(cfg.Uplinks)
+	for i := range list {
+		list[i].Identity = gateway.IdentityConfig{}
+	}
+	return list
+}
+
 // needsRestart names the first part of the configuration that differs and cannot be exchanged while running.
 func needsRestart(old, new *Config) string {
 	for _, part := range []struct {
@@ -396,7 +406,7 @@ func needsRestart(old, new *Config) string {
 		old, new any
 	}{
 		{"gateway", old.Gateway, new.Gateway}, {"data_dir", old.DataDir, new.DataDir}, {"key_dir", old.KeyDir, new.KeyDir},
-		{"sources", old.Sources, new.Sources}, {"uplinks", old.Uplinks, new.Uplinks},
+		{"sources", old.Sources, new.Sources}, {"uplinks", connections(old), connections(new)},
 		{"journal", old.Journal, new.Journal}, {"audit", old.Audit, new.Audit}, {"admin", old.Admin, new.Admin},
 	} {
 		a, errA := json.Marshal(part.old)
