@@ -13,7 +13,10 @@ import (
 )
 
 func auditVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("audit", []verb{{"verify", "check the record log against its signed checkpoints", auditVerify}}, args, stdin, stdout, stderr)
+	return subverb("audit", []verb{
+		{"verify", "check the record log against its signed checkpoints", auditVerify},
+		{"reconcile", "compare what a recipient captured with what the record says left", auditReconcile},
+	}, args, stdin, stdout, stderr)
 }
 
 // withIdentity adds to totals whether they add up.
