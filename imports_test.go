@@ -38,6 +38,7 @@ var rooms = []struct {
 	{"plugins/...", []string{"plugins/guest"}},
 	{"cmd/...", []string{"..."}},
 	{"testbench/...", []string{"..."}},
+	{"deploy/consumer/...", nil},
 	{"", nil},
 }
 
