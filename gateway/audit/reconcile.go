@@ -107,7 +107,7 @@ func Reconcile(ctx context.Context, log Records, capture io.Reader, o ReconcileO
 	if o.Progress == nil {
 		o.Progress = func(string, uint64) {}
 	}
-	r := &reconciliation{o: o, ctx: ctx, sets: map[uint64]bool{}, narrow: map[uint64][2]uint64{}, uplink: -1, released: map[uint64]bool{},
+	r := &reconciliation{o: o, ctx: ctx, sets: map[uint64]bool{}, narrow: map[uint64][2]uint64{}, uplink: -1, released: map[uint64]bool{}, dead: map[uint64]waiting{},
 		out:      &Reconciliation{Uplink: o.Uplink, Identity: o.Identity.String(), OffRecord: []Differ{}, Altered: []Differ{}, Missing: []Differ{}, MalformedLines: []uint64{}, Notes: []string{}},
 		captured: newSorter(entrySize, o.memory), decided: newSorter(entrySize, o.memory), found: newSorter(8, o.memory)}
 	defer func() {
@@ -158,7 +158,8 @@ type reconciliation struct {
 	first, last uint64  // of them
 	any         bool
 
-	open []waiting // decisions that let leave, were not captured, and are not settled, by seq
+	open []waiting          // decisions that let leave, were not captured, and are not settled, by seq
+	dead map[uint64]waiting // of them, those that the uplink refused, by seq
 }
 
 // waiting is one of them.
@@ -166,6 +167,7 @@ type waiting struct {
 	seq      uint64
 	id       gateway.ID
 	priority uint8
+	grade    gateway.Grade
 	settled  bool
 	other    bool // decided under another identity
 }
@@ -459,6 +461,12 @@ func (r *reconciliation) missing(log Records) error {
 			return r.wait(seq, captured != nil && binary.BigEndian.Uint64(captured) == seq)
 		case gateway.DeliveryRecord, gateway.ExpiryRecord:
 			r.settle()
+		case gateway.ReleaseRecord:
+			if w, ok := r.dead[r.rec.First]; ok && int(r.rec.Uplink) == r.uplink && r.rec.State == gateway.Waiting {
+				delete(r.dead, r.rec.First)
+				w.seq, w.settled = seq, false
+				r.open = append(r.open, w)
+			}
 		}
 		return nil
 	})
@@ -480,10 +488,10 @@ func (r *reconciliation) wait(seq uint64, captured bool) error {
 		r.out.Forwarded++
 		return nil
 	}
-	if len(r.open) >= maxOpen {
+	if len(r.open)+len(r.dead) >= maxOpen {
 		return ErrTooMany
 	}
-	r.open = append(r.open, waiting{seq: seq, id: r.rec.ID, other: !r.sets[r.rec.Set]})
+	r.open = append(r.open, waiting{seq: seq, id: r.rec.ID, priority: out.Priority, grade: r.rec.Grade, other: !r.sets[r.rec.Set]})
 	return nil
 }
 
@@ -492,15 +500,18 @@ func (r *reconciliation) settle() {
 	if int(r.rec.Uplink) != r.uplink {
 		return
 	}
-	priority := priorityOf(r.rec.Detail)
+	scope := scopeOf(r.rec.Detail)
 	i, _ := slices.BinarySearchFunc(r.open, r.rec.First, func(w waiting, seq uint64) int { return cmp.Compare(w.seq, seq) })
 	for ; i < len(r.open) && r.open[i].seq <= r.rec.Last; i++ {
 		w := &r.open[i]
-		if w.settled || w.priority != priority {
+		if w.settled || !scope.covers(w) {
 			continue
 		}
 		w.settled = true
-		if r.rec.Kind != gateway.DeliveryRecord || r.rec.State != gateway.Forwarded {
+		if r.rec.State == gateway.Dead {
+			r.dead[w.seq] = *w
+		}
+		if r.rec.State != gateway.Forwarded {
 			continue
 		}
 		r.out.Forwarded++
@@ -516,15 +527,22 @@ func (r *reconciliation) settle() {
 	}
 }
 
-// priorityOf is the priority that a delivery or expiry record is about.
-func priorityOf(detail []byte) uint8 {
-	var d struct {
-		Priority uint8 `json:"priority"`
+// scope is which of the waiting messages a delivery or expiry record means (package gateway/journal, "Settlements").
+type scope struct {
+	Priority *uint8          `json:"priority"`
+	Control  bool            `json:"control"`
+	Grades   []gateway.Grade `json:"grades"`
+}
+
+func scopeOf(detail []byte) (s scope) {
+	if len(detail) > 0 && json.Unmarshal(detail, &s) != nil {
+		return scope{Control: true} // unknown: nothing is taken as forwarded
 	}
-	if len(detail) > 0 && json.Unmarshal(detail, &d) != nil {
-		return 0
-	}
-	return d.Priority
+	return s
+}
+
+func (s *scope) covers(w *waiting) bool {
+	return !s.Control && (s.Priority == nil || *s.Priority == w.priority) && (len(s.Grades) == 0 || slices.Contains(s.Grades, w.grade))
 }
 
 // judge sums up.

@@ -96,11 +96,15 @@ func (l *captureLog) decide(id gateway.ID, state gateway.State) {
 }
 
 func (l *captureLog) deliver(first, last uint64, state gateway.State) {
+	l.settle(first, last, state, "")
+}
+
+func (l *captureLog) settle(first, last uint64, state gateway.State, detail string) {
 	kind := gateway.DeliveryRecord
 	if state == gateway.Expired {
 		kind = gateway.ExpiryRecord
 	}
-	l.add(&gateway.Record{Kind: kind, Uplink: 3, State: state, First: first, Last: last, Count: last - first + 1, Detail: []byte("{}")})
+	l.add(&gateway.Record{Kind: kind, Uplink: 3, State: state, First: first, Last: last, Count: last - first + 1, Detail: []byte(detail)})
 }
 
 func reconciled(t *testing.T, l *captureLog, lines []string, more func(*ReconcileOptions)) *Reconciliation {
@@ -182,10 +186,34 @@ func TestDifferencesBetweenCaptureAndRecord(t *testing.T) {
 			n := len(l.sent)
 			l.decide(gateway.ID{Incarnation: 99, Counter: 1}, gateway.Waiting)
 			l.decide(gateway.ID{Incarnation: 99, Counter: 2}, gateway.Waiting)
-			l.deliver(l.seqs[n], l.seqs[n], gateway.Expired)
+			l.settle(l.seqs[n], l.seqs[n+1], gateway.Expired, `{"grades":[3,1]}`) // not their grade
+			l.settle(l.seqs[n], l.seqs[n], gateway.Expired, `{"priority":0,"grades":[2,0]}`)
 			l.deliver(l.seqs[n], l.seqs[n+1], gateway.Forwarded)
 			return append(l.sent[:n:n], l.sent[n+1])
 		}, [3]uint64{0, 0, 0}, ""},
+		{"of another priority", func(l *captureLog) []string {
+			n := len(l.sent)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 1}, gateway.Waiting)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 2}, gateway.Waiting)
+			l.settle(l.seqs[n], l.seqs[n+1], gateway.Forwarded, `{"priority":3}`)
+			return append(l.sent[:n:n], l.sent[n+1])
+		}, [3]uint64{0, 0, 0}, ""},
+		{"refused for good", func(l *captureLog) []string {
+			n := len(l.sent)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 1}, gateway.Waiting)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 2}, gateway.Waiting)
+			l.settle(l.seqs[n], l.seqs[n], gateway.Dead, `{"priority":0,"why":"x"}`)
+			return append(l.sent[:n:n], l.sent[n+1])
+		}, [3]uint64{0, 0, 0}, ""},
+		{"refused, sent again and lost", func(l *captureLog) []string {
+			n := len(l.sent)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 1}, gateway.Waiting)
+			l.decide(gateway.ID{Incarnation: 99, Counter: 2}, gateway.Waiting)
+			l.settle(l.seqs[n], l.seqs[n], gateway.Dead, `{"priority":0,"why":"x"}`)
+			again := l.add(&gateway.Record{Kind: gateway.ReleaseRecord, Uplink: 3, State: gateway.Waiting, First: l.seqs[n], Last: l.seqs[n], Count: 1})
+			l.settle(l.seqs[n+1], again, gateway.Forwarded, `{"priority":0}`)
+			return append(l.sent[:n:n], l.sent[n+1])
+		}, [3]uint64{0, 0, 1}, "was forwarded"},
 	} {
 		r := one(c.change)
 		if all(r) != c.want || r.OK != (c.want == [3]uint64{}) {

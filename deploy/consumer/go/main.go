@@ -42,7 +42,7 @@ func main() {
 	flag.StringVar(&from.salt, "salt-field", "_sluice_salt", "identity.salt_field")
 	flag.StringVar(&from.body, "body-field", "_sluice_body", "identity.body_field")
 	name := flag.String("window", "seen.window", "file of the window")
-	size := flag.Int("size", 32768, "ids in the window: at least the uplink's inflight + 16384, for each gateway")
+	size := flag.Int("size", 32768, "ids in the window: at least the uplink's inflight, for each gateway")
 	flag.Parse()
 	if flag.NArg() > 0 || from.mode != "cloudevents" && from.mode != "field" {
 		flag.Usage()

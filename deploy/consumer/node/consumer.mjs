@@ -17,7 +17,7 @@ const { values: o } = parseArgs({
     client: { type: 'string', default: 'sluice-consumer-node' },
     identity: { type: 'string', default: 'field' },
     window: { type: 'string', default: 'seen.window' },
-    size: { type: 'string', default: '32768' } // at least the uplink's inflight + 16384, for each gateway
+    size: { type: 'string', default: '32768' } // at least the uplink's inflight, for each gateway
   }
 })
 if (!['field', 'cloudevents'].includes(o.identity)) {
