@@ -14,7 +14,8 @@
 //  6. Per uplink, VersionSet.plan joins the policy's first matching row for every finding (Policy.Rule) with the
 //     opinions (Merge): what acts on the message, and what is done to each place.
 //  7. VersionSet.edit applies the operations (Redactor), splices them into the original bytes (Codec.Encode), reads the
-//     result as a receiver would and grades it again (VersionSet.check). Whatever goes wrong blocks.
+//     result as a receiver would and grades it again (VersionSet.check). Whatever goes wrong blocks. Where the uplink has an
+//     Identity, the id is then written around, into or beside the result (VersionSet.identify).
 //  8. VersionSet.entry makes the Record of it all. Journal.Append seals what may leave, in the caller, and hands record
 //     and bodies to the one committer, which puts many callers' entries into one transaction.
 //  9. The Ticket is done when the transaction is on disk. Only now does the source acknowledge, in order of arrival;
@@ -47,8 +48,10 @@
 //
 // Category, plugin, source and uplink are numbers; the change record of the version set (its number is set) lists their
 // names and digests. A delivery or expiry says that of the messages from first to last which waited for the uplink count are
-// settled: those that the detail means (package journal, "Settlements"). Grades, actions, states and reasons are the numbers of their constants. Input and left are commitments
-// (Commitment); the salt lies beside the body in the journal and goes with it.
+// settled: those that the detail means (package journal, "Settlements"). Grades, actions, states and reasons are the numbers
+// of their constants. Input and left are commitments (Commitment); the salt lies beside the body in the journal and goes
+// with it. Left of an uplink whose Identity sends a salt along is committed with that one, the first 16 bytes of the
+// commitment "sluice salt v1" with the salt of the message to the number of the first uplink that gets the bytes (SaltFor).
 //
 // An example: kind event, clock set, at 2026-01-01T00:00:00Z, set 1, detail {} is
 //

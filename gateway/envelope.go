@@ -47,7 +47,7 @@ type Identity struct {
 }
 
 // Names of the extension attribute and of the source's first level. An attribute's name is of a-z and 0-9 only.
-// [CloudEvents 1.0.2, Naming Conventions]
+// [CloudEvents 1.0, Naming Conventions]
 const (
 	ceSalt   = "sluicesalt"
 	ceSource = "/sluice/"
@@ -61,7 +61,7 @@ const maxIdentityText = 256
 var (
 	memberForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
 	typeForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$`)
-	sourceForm = regexp.MustCompile(`^[A-Za-z0-9_.~-]+$`) // unreserved characters need no escape in a URI [RFC 3986 §2.3]
+	sourceForm = regexp.MustCompile(`^[A-Za-z0-9_.~-]+$`) // nothing that a URI reference would have to escape
 )
 
 // IdentityError says which key of an IdentityConfig cannot be used, and what to write instead.

@@ -280,7 +280,7 @@ func (d *recordReader) detail(dst []byte) []byte {
 // Commitment binds a record to bytes without showing them: BLAKE2b-256 [RFC 7693] over the label, the salt and the
 // parts, each part with its length in front as 8 bytes big-endian. Whoever has salt and bytes can check it; the salt lies
 // beside the body and goes with it. Labels: "sluice input v1" (topic, client id, payload), "sluice left v1" (topic,
-// payload).
+// payload), "sluice salt v1" (uplink number as one byte; see SaltFor).
 func Commitment(label string, salt *[16]byte, parts ...[]byte) [32]byte {
 	var buf [1 << 11]byte
 	b := append(buf[:0], label...)

@@ -24,7 +24,7 @@ type Records interface {
 // Bounds of one Reconcile. A capture of n messages takes 64 bytes of temporary disk for each, and for each decision
 // whose id lies between captured ones; the records are read twice.
 const (
-	sortMemory   = 8 << 20 // of each of three sorters
+	sortMemory   = 4 << 20 // of each of three sorters
 	maxFindings  = 100     // in each list of a report; the counts are complete
 	maxOpen      = 4 << 20 // messages that wait at one time, in the record, and were not captured
 	maxRestarts  = 4096    // incarnations that a capture is narrowed down by

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -327,4 +329,75 @@ func FuzzCapture(f *testing.F) {
 			t.Errorf("%d lines, %v", lines, err)
 		}
 	})
+}
+
+// many is a log of n delivered messages that is made while it is read, and their capture.
+type many struct {
+	n, at int
+	line  []byte
+}
+
+func (m *many) message(i int) (id gateway.ID, salt [16]byte, topic string, payload []byte) {
+	id, salt = gateway.ID{Incarnation: 7, Counter: uint64(i)}, [16]byte{1, 2, byte(i)}
+	return id, salt, fmt.Sprintf("v1/car/%s/%x", id, salt), bytes.Repeat([]byte{'x'}, 200)
+}
+
+func (m *many) Records(from uint64, fn func(uint64, []byte) error) error {
+	l := &captureLog{}
+	l.change(1, "topic {topic}/{id}/{salt}")
+	for seq := from; seq <= uint64(m.n)+1; seq++ {
+		r := &gateway.Record{Kind: gateway.DeliveryRecord, Uplink: 3, State: gateway.Forwarded, First: 1, Last: uint64(m.n), Count: uint64(m.n)}
+		switch {
+		case seq == 0:
+			if err := fn(0, l.records[0]); err != nil {
+				return err
+			}
+			continue
+		case seq <= uint64(m.n):
+			id, salt, topic, payload := m.message(int(seq))
+			r = &gateway.Record{Kind: gateway.DecisionRecord, ID: id, Set: 1, Outcomes: []gateway.Outcome{{Uplink: 3, State: gateway.Waiting, Left: gateway.Commitment("sluice left v1", &salt, []byte(topic), payload)}}}
+		}
+		if err := fn(seq, gateway.AppendRecord(nil, r)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *many) Read(p []byte) (int, error) {
+	if len(m.line) == 0 {
+		if m.at++; m.at > m.n {
+			return 0, io.EOF
+		}
+		_, _, topic, payload := m.message(m.at)
+		m.line, _ = json.Marshal(map[string]any{"topic": topic, "payload_base64": payload})
+		m.line = append(m.line, '\n')
+	}
+	n := copy(p, m.line)
+	m.line = m.line[n:]
+	return n, nil
+}
+
+// BenchmarkReconcile compares a capture of 300,000 messages and tells the memory in use at its end.
+func BenchmarkReconcile(b *testing.B) {
+	const n = 300_000
+	identity, err := gateway.NewIdentity(gateway.IdentityConfig{Mode: "topic", Template: "{topic}/{id}/{salt}"}, "g")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		m := &many{n: n}
+		r, err := Reconcile(b.Context(), m, m, ReconcileOptions{Uplink: "cloud", Identity: identity})
+		if err != nil || !r.OK || r.Matched != n {
+			b.Fatalf("%+v, %v", r, err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/n, "µs/message")
+	if status, err := os.ReadFile("/proc/self/status"); err == nil {
+		if _, after, ok := strings.Cut(string(status), "VmHWM:"); ok {
+			var kib float64
+			fmt.Sscan(after, &kib)
+			b.ReportMetric(kib/1024, "MiB-peak")
+		}
+	}
 }
