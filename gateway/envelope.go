@@ -46,12 +46,12 @@ type Identity struct {
 	levels []string // topic
 }
 
-// Names of the extension attribute and of the source's first level. An attribute's name is of a-z and 0-9 only.
+// EventSalt is the extension attribute of a CloudEvent that holds the salt. An attribute's name is of a-z and 0-9 only.
 // [CloudEvents 1.0, Naming Conventions]
-const (
-	ceSalt   = "sluicesalt"
-	ceSource = "/sluice/"
-)
+const EventSalt = "sluicesalt"
+
+// eventSource is what stands in front of the gateway's name in a CloudEvent's source.
+const eventSource = "/sluice/"
 
 // eventTime is RFC 3339 with milliseconds, as records have them.
 const eventTime = "2006-01-02T15:04:05.000Z07:00"
@@ -91,9 +91,9 @@ func newEvents(c IdentityConfig, gateway string) (*Identity, error) {
 	if !sourceForm.MatchString(gateway) {
 		return nil, &IdentityError{"mode", "the gateway's name cannot stand in a URI", "gateway: vgw-0001"}
 	}
-	return &Identity{mode: c.Mode, text: "cloudevents 1.0 " + c.Type + " " + ceSource + gateway,
+	return &Identity{mode: c.Mode, text: "cloudevents 1.0 " + c.Type + " " + eventSource + gateway,
 		head: []byte(`{"specversion":"1.0","id":"`),
-		salt: []byte(`","source":"` + ceSource + gateway + `","type":"` + c.Type + `","` + ceSalt + `":"`),
+		salt: []byte(`","source":"` + eventSource + gateway + `","type":"` + c.Type + `","` + EventSalt + `":"`),
 		tail: []byte(`","datacontenttype":"application/json",`)}, nil
 }
 
@@ -341,7 +341,7 @@ func (i *Identity) Read(topic string, payload []byte) (c Carried, err error) {
 	case "cloudevents":
 		members, valid := members(payload)
 		if id, ok = members.text("id"); ok {
-			salt, _ = members.text(ceSalt)
+			salt, _ = members.text(EventSalt)
 		}
 		if data, found := members["data"]; found && valid {
 			c.Payload = payload[data.from:data.to]

@@ -338,9 +338,8 @@ func (a *assembly) queries() map[string]func(context.Context, *http.Request) (an
 			s.Totals.Refused = a.metrics.Refused()
 			return s, nil
 		},
-		"journal/ls":    func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },
-		"hold/ls":       func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
-		"audit/records": a.records,
-		"audit/verify":  func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
+		"journal/ls":   func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },
+		"hold/ls":      func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
+		"audit/verify": func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
 	}
 }

@@ -77,6 +77,13 @@ func recapture() {
 			p := payload(m)
 			lines[i] = map[string]any{"topic": m["topic"], "payloadlen": len(p), "payload": json.RawMessage(strings.Replace(p, ":6", `:0,"x":6`, 1))}
 		}
+	case "bodies":
+		var all bytes.Buffer
+		for _, m := range lines {
+			all.WriteString(payload(m) + "\n")
+		}
+		check(os.WriteFile(args[len(args)-1], all.Bytes(), 0o600))
+		return
 	case "hostile":
 		more = "not JSON\n" + strings.Repeat("{", maxFilterLine*3) + "\n" + `{"topic":"a","topic":"a","payload_base64":""}` + "\n" + `{"payload_base64":""}` + "\n" +
 			`{"topic":"a","payload_base64":"","payload":""}` + "\n" + `{"topic":"a","payload_base64":"?"}` + "\n\n" + `{"topic":"a"}`

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -474,7 +475,8 @@ func adminSocket(cfg *Config) string { return filepath.Join(cfg.DataDir, "admin.
 // openConsole opens the admin socket and, when configured, the TCP listener.
 func (a *assembly) openConsole() error {
 	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Log: a.log,
-		Reload: func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
+		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records},
+		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
 		return err
 	}
