@@ -23,6 +23,7 @@ import (
 )
 
 const (
+	inflight = 256  // of either uplink
 	consumed = 6000 // messages of TestCopiesReachTheBrokerAndNotTheApplication
 	prefixes = `
   - name: fields
@@ -78,7 +79,8 @@ func TestCopiesReachTheBrokerAndNotTheApplication(t *testing.T) {
 	pause(t, cloud, syscall.SIGSTOP) // everything waits in the journal
 	publishLines(t, gate.Addr, consumed)
 	pause(t, cloud, syscall.SIGCONT)
-	for _, at := range []int64{1500, 4500, 7500} { // of twice as many, one for each uplink
+	kills := []int64{1500, 4500, 7500}
+	for _, at := range kills { // of twice as many, one for each uplink
 		await(t, "the gateway drains", func() bool { return arrived.Load() >= at })
 		child.Kill()
 		child, err = gate.Start(ctx)
@@ -99,6 +101,9 @@ func TestCopiesReachTheBrokerAndNotTheApplication(t *testing.T) {
 			lines += n
 		}
 		t.Logf("%s: %d messages, %d copies at the broker", mode, len(ids), lines-len(ids))
+		if most := len(kills) * inflight; lines-len(ids) > most {
+			t.Errorf("%s: more than %d copies", mode, most)
+		}
 		if len(ids) != consumed || lines == len(ids) {
 			t.Errorf("%s: %d messages reached the broker as %d; want %d, and some of them twice", mode, len(ids), lines, consumed)
 		}
