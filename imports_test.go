@@ -39,6 +39,7 @@ var rooms = []struct {
 	{"plugins/...", []string{"plugins/guest"}},
 	{"cmd/...", []string{"..."}},
 	{"testbench/...", []string{"..."}},
+	{"deploy/consumer/...", nil},
 	{"", nil},
 }
 

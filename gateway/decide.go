@@ -22,9 +22,11 @@ type Decision struct {
 	Action    Action // strictest over the uplinks
 
 	record Record
-	arena  []byte // outbound bodies of the batch
-	random []byte // memory of salts
-	salts  []byte // what of it is not used yet
+	salt   [16]byte // of the message: what its record commits with
+	noSalt error    // there is no randomness, and so no record
+	arena  []byte   // outbound bodies of the batch
+	random []byte   // memory of salts
+	salts  []byte   // what of it is not used yet
 	w      workspace
 }
 
@@ -37,17 +39,22 @@ type FilterOpinion struct {
 
 // UplinkDecision is what becomes of the message for one uplink.
 type UplinkDecision struct {
-	State   State  // Waiting, Held or Blocked
-	Action  Action // strictest over the findings, or what acts on the message
-	Reason  Reason
-	Rulings []*Ruling // per finding: the policy's word before merging; shared
-	Final   []Action  // per finding: what was done to its place
-	Topic   string    // when Waiting
-	Payload []byte    // when Waiting: the outbound body; when Held: the sealed hold
+	State    State  // Waiting, Held or Blocked
+	Action   Action // strictest over the findings, or what acts on the message
+	Reason   Reason
+	Rulings  []*Ruling // per finding: the policy's word before merging; shared
+	Final    []Action  // per finding: what was done to its place
+	Topic    string    // when Waiting
+	Payload  []byte    // when Waiting: the outbound body; when Held: the sealed hold
+	Priority byte      // when Waiting: of sending, below Priorities
 
 	steps  []step    // at most one per place and in document order once fold ran
 	whole  Operation // on every leaf
+	edited int       // index of the uplink whose edit this one shares; its own when it shares none
 	same   int       // index of an earlier uplink with the same outcome, or -1
+	clash  UplinkSet // uplinks (index) whose identity finds no room in the body
+	salt   [16]byte  // what left is committed with; the message's own unless salted
+	salted bool      // salt leaves with the message
 	levels []level
 }
 
@@ -101,14 +108,15 @@ func (s *VersionSet) decide(m *Message, now time.Time, trusted bool, d *Decision
 			s.giveUp(m, now, trusted, d)
 		}
 	}()
+	d.noSalt = d.drawSalt(&d.salt)
 	s.judge(m, now, trusted, d)
 }
 
 // giveUp makes d the decision that nothing leaves and that nothing is known of the message.
 func (s *VersionSet) giveUp(m *Message, now time.Time, trusted bool, d *Decision) {
-	random, salts, arena := d.random, d.salts, d.arena
+	random, salts, arena, salt, noSalt := d.random, d.salts, d.arena, d.salt, d.noSalt
 	*d = Decision{Message: m, Now: now, Trusted: trusted, Action: Block, Uplinks: make([]UplinkDecision, len(s.Uplinks)),
-		random: random, salts: salts, arena: arena} // what else it held may be half written
+		random: random, salts: salts, arena: arena, salt: salt, noSalt: noSalt} // what else it held may be half written
 	for u := range d.Uplinks {
 		d.Uplinks[u] = UplinkDecision{State: Blocked, Action: Block, Reason: ReasonInternal, same: -1}
 	}
@@ -129,6 +137,7 @@ func (s *VersionSet) judge(m *Message, now time.Time, trusted bool, d *Decision)
 		s.carryOut(d, u)
 		d.Action = Stricter(d.Action, d.Uplinks[u].Action)
 	}
+	s.identify(d)
 	if len(s.Uplinks) == 0 {
 		d.Action = Block
 	}
@@ -246,6 +255,7 @@ func (s *VersionSet) grade(d *Decision) {
 // carryOut makes the outbound form for uplink u, or lets the message stay.
 func (s *VersionSet) carryOut(d *Decision, u int) {
 	up := &d.Uplinks[u]
+	up.edited = u
 	if up.Action == Hold {
 		up.hold(s, d, u)
 		return
@@ -256,7 +266,7 @@ func (s *VersionSet) carryOut(d *Decision, u int) {
 	}
 	for v := range u { // the same plan makes the same bytes
 		if o := &d.Uplinks[v]; o.same < 0 && o.State == Waiting && slices.Equal(o.steps, up.steps) && slices.Equal(o.levels, up.levels) && s.sameRules(d, u, v) {
-			up.State, up.Topic, up.Payload, up.same = Waiting, o.Topic, o.Payload, v
+			up.State, up.Topic, up.Payload, up.same, up.edited, up.clash = Waiting, o.Topic, o.Payload, v, v, o.clash
 			up.follow(o, d.Class.Findings)
 			return
 		}

@@ -14,14 +14,15 @@
 //  6. Per uplink, VersionSet.plan joins the policy's first matching row for every finding (Policy.Rule) with the
 //     opinions (Merge): what acts on the message, and what is done to each place.
 //  7. VersionSet.edit applies the operations (Redactor), splices them into the original bytes (Codec.Encode), reads the
-//     result as a receiver would and grades it again (VersionSet.check). Whatever goes wrong blocks.
+//     result as a receiver would and grades it again (VersionSet.check). Whatever goes wrong blocks. Where the uplink has an
+//     Identity, the id is then written around, into or beside the result (VersionSet.identify).
 //  8. VersionSet.entry makes the Record of it all. Journal.Append seals what may leave, in the caller, and hands record
 //     and bodies to the one committer, which puts many callers' entries into one transaction.
 //  9. The Ticket is done when the transaction is on disk. Only now does the source acknowledge, in order of arrival;
 //     with success also when the message was blocked or held.
-//  10. A Forwarder per uplink reads the journal in order, sends, and commits a delivery record for every range that the
-//     uplink acknowledged. Drained segments are removed; their records move to the archive,
-//     and from there, where the box cannot keep them, to a collector (package ship).
+//  10. A Forwarder per uplink takes what waits from its Feed, sends it, and commits a delivery record for every range that
+//     the uplink acknowledged. What the cloud refuses for good is found (trial) and parked. Drained segments are removed;
+//     their records move to the archive, and from there, where the box cannot keep them, to a collector (package ship).
 //
 // Nothing is acknowledged that is not durable; nothing leaves that is not on the record. Every exit on the way is a
 // decision that the message stays: there is no path on which an error becomes a pass.
@@ -40,14 +41,17 @@
 //	decision = incarnation(8) counter(8) received(8) set(uvarint) source(uvarint) grade(1) input(32)
 //	           findings: list of category(uvarint) action(1) count(uvarint)
 //	           plugins:  list of plugin(1) action(1) grade(1) failed(1) reason(uvarint) edits(uvarint)
-//	           outcomes: list of uplink(1) state(1) action(1) reason(1), and left(32) unless the state is blocked
+//	           outcomes: list of uplink(1) state(1) action(1) reason(1), and left(32) unless the state is blocked; the upper
+//	           four bits of state are the priority
 //	delivery, expiry, release = uplink(1) state(1) first(uvarint) last(uvarint) count(uvarint) detail
 //	change, event = set(uvarint) detail
 //
 // Category, plugin, source and uplink are numbers; the change record of the version set (its number is set) lists their
-// names and digests. A delivery says that of the messages from first to last which waited for the uplink all count are
-// settled. Grades, actions, states and reasons are the numbers of their constants. Input and left are commitments
-// (Commitment); the salt lies beside the body in the journal and goes with it.
+// names and digests. A delivery or expiry says that of the messages from first to last which waited for the uplink count are
+// settled: those that the detail means (package journal, "Settlements"). Grades, actions, states and reasons are the numbers
+// of their constants. Input and left are commitments (Commitment); the salt lies beside the body in the journal and goes
+// with it. Left of an uplink whose Identity sends a salt along is committed with that one, the first 16 bytes of the
+// commitment "sluice salt v1" with the salt of the message to the number of the first uplink that gets the bytes (SaltFor).
 //
 // An example: kind event, clock set, at 2026-01-01T00:00:00Z, set 1, detail {} is
 //
@@ -55,6 +59,6 @@
 //
 // # Goroutines
 //
-// The package starts two per Forwarder.Run, the settler and a watcher per link; both end before Run returns, up to a
-// second after its context. Deciding runs in the callers of Admit.
+// The package starts per Forwarder.Run the settler, and per link a watcher and one for its link condition; all end before
+// Run returns, up to a second after its context. Deciding runs in the callers of Admit.
 package gateway

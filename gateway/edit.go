@@ -22,6 +22,7 @@ func (s *VersionSet) edit(d *Decision, u int) Reason {
 	if len(up.steps) == 0 && len(d.Class.Unknown) == 0 {
 		up.Payload = d.Message.Payload // nothing to edit, and the policy just ruled that all of it may leave
 		if topic == d.Message.Topic {
+			up.clash = s.clashes(&d.Body)
 			return NoReason
 		}
 	} else {
@@ -39,7 +40,9 @@ func (s *VersionSet) edit(d *Decision, u int) Reason {
 		}
 		d.arena, up.Payload = out, out[from:len(out):len(out)]
 	}
-	return s.check(d, u)
+	why = s.check(d, u)
+	up.clash = s.clashes(&d.w.body)
+	return why
 }
 
 // compute decides which nodes go and what replaces the others, all but the encryptions, whose binding to the outbound

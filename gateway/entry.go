@@ -6,10 +6,10 @@ import "crypto/rand"
 // are the decision's memory; Journal.Append seals them before it returns.
 func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 	m := d.Message
-	e := &Entry{ID: m.ID, Source: m.Source, Grade: d.Grade, Retain: m.Retain, QoS: m.QoS}
-	if err := d.salt(&e.Salt); err != nil {
-		return nil, err
+	if d.noSalt != nil {
+		return nil, d.noSalt
 	}
+	e := &Entry{ID: m.ID, Source: m.Source, Grade: d.Grade, Retain: m.Retain, QoS: m.QoS, Salt: d.salt}
 	r := &d.record
 	*r = Record{Kind: DecisionRecord, Time: d.Now, Trusted: d.Trusted, ID: m.ID, Set: s.Number, Source: s.Sources[m.Source],
 		Grade: d.Grade, Personal: d.Personal, Sensitive: d.Sensitive, Received: m.Received,
@@ -28,6 +28,7 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 		switch up.State {
 		case Waiting:
 			e.Waits |= 1 << number
+			out.Priority = up.Priority
 		case Held:
 			e.Holds |= 1 << number
 		default:
@@ -37,13 +38,20 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 			continue
 		}
 		if up.same >= 0 {
-			outlet[u] = outlet[up.same]
-			e.Outlets[outlet[u]].Uplinks |= 1 << number
 			out.Left = r.Outcomes[up.same].Left
 		} else {
+			salt := &e.Salt
+			if up.salted {
+				salt = &up.salt
+			}
+			out.Left = Commitment("sluice left v1", salt, []byte(up.Topic), up.Payload)
+		}
+		if up.same >= 0 && d.Uplinks[up.same].Priority == up.Priority {
+			outlet[u] = outlet[up.same]
+			e.Outlets[outlet[u]].Uplinks |= 1 << number
+		} else {
 			outlet[u] = len(e.Outlets)
-			e.Outlets = append(e.Outlets, Outlet{Uplinks: 1 << number, Hold: up.State == Held, Topic: up.Topic, Payload: up.Payload})
-			out.Left = Commitment("sluice left v1", &e.Salt, []byte(up.Topic), up.Payload)
+			e.Outlets = append(e.Outlets, Outlet{Uplinks: 1 << number, Hold: up.State == Held, Priority: out.Priority, Topic: up.Topic, Payload: up.Payload})
 		}
 		r.Outcomes = append(r.Outcomes, out)
 	}
@@ -51,8 +59,8 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 	return e, nil
 }
 
-// salt draws a salt. Random bytes are fetched for many at a time; none is used twice.
-func (d *Decision) salt(salt *[16]byte) error {
+// drawSalt draws a salt. Random bytes are fetched for many at a time; none is used twice.
+func (d *Decision) drawSalt(salt *[16]byte) error {
 	if len(d.salts) < len(salt) {
 		if d.random == nil {
 			d.random = make([]byte, 64*len(salt))

@@ -13,40 +13,70 @@ import (
 const (
 	readAhead      = 256     // messages read from the journal at once
 	readAheadBytes = 1 << 20 // and about as many bytes
-	maxUnsettled   = 1 << 14 // acknowledged messages whose delivery record is not yet committed
-	unsettledBytes = 8 << 20 // and about as many bytes of them
+	defaultWindow  = 256
+	unsettledBytes = 8 << 20 // of acknowledged messages whose delivery record is not yet committed
 	firstRetry     = 200 * time.Millisecond
 	lastRetry      = 30 * time.Second
-	stopGrace      = time.Second // what is on the wire when the gateway stops may still be acknowledged
+	stopGrace      = 500 * time.Millisecond // what is on the wire when the gateway stops may still be acknowledged
+	probeEvery     = time.Second            // how often the age of the oldest message on the wire is looked at
 )
 
-var errBroken = errors.New("connection is lost")
+var (
+	errBroken   = errors.New("connection is lost")
+	errSilent   = errors.New("cloud does not acknowledge")
+	errNotNow   = errors.New("link condition is not met")
+	errRefusing = errors.New("cloud breaks the connection at every message")
+)
+
+// ErrUnsendable is the cause of a Send that can succeed on no link: the protocol has no form for the message.
+var ErrUnsendable = errors.New("message does not fit the protocol")
+
+// ForwardOptions say what a Forwarder joins.
+type ForwardOptions struct {
+	Name    string
+	Number  int // the journal's
+	Uplink  Uplink
+	Journal Journal
+	Metrics *Metrics
+	Log     *slog.Logger
+
+	// Window bounds the messages that were sent and whose delivery is not on the record yet: as many may arrive twice after
+	// a break. 0: 256.
+	Window int
+	// AckTimeout is how long the oldest message on the wire may stay without an acknowledgement; 0: for ever.
+	AckTimeout time.Duration
+	Bandwidth  int64  // bytes of topics and payloads a second; 0: no limit
+	When       string // link condition, sent only while it is what Links says; "": always
+	Links      *LinkState
+}
 
 // Forwarder sends what waits for one uplink, oldest first, and commits a delivery record for what was acknowledged.
-// The journal is the only queue: after every break it is read again from the last acknowledged message on.
+// The journal is the only queue: after every break what was not acknowledged is read from it again.
 type Forwarder struct {
-	name    string
-	number  int
-	uplink  Uplink
-	journal Journal
-	metrics *Metrics
-	log     *slog.Logger
+	o    ForwardOptions
+	feed Feed
+	pace pace
 
 	mu      sync.Mutex    // guards the fields below
 	sent    []*Outbound   // on the wire, oldest first
+	since   time.Time     // when the oldest of them became the oldest
 	acked   []*Outbound   // acknowledged, delivery record not yet committed
-	size    int           // bytes of what is acknowledged and whose delivery record is not yet committed
-	last    uint64        // seq of the newest acknowledged message
-	give    func()        // ends the use of the link
-	settled chan struct{} // closed and renewed when acked shrank
+	open    int           // messages sent and not settled, on the wire or acknowledged
+	size    int           // bytes of those that are acknowledged
+	give    func(error)   // ends the use of the link
+	settled chan struct{} // closed and renewed when open shrank
+	trial   trial
 
 	wake chan struct{} // tells the settler that acked grew
 }
 
-// NewForwarder joins an uplink with the journal; number is the journal's.
-func NewForwarder(name string, number int, uplink Uplink, journal Journal, metrics *Metrics, log *slog.Logger) *Forwarder {
-	return &Forwarder{name: name, number: number, uplink: uplink, journal: journal, metrics: metrics, log: log,
-		last: journal.Cursor(number), settled: make(chan struct{}), wake: make(chan struct{}, 1)}
+// NewForwarder joins an uplink with the journal.
+func NewForwarder(o ForwardOptions) *Forwarder {
+	if o.Window <= 0 {
+		o.Window = defaultWindow
+	}
+	return &Forwarder{o: o, feed: o.Journal.Feed(o.Number), pace: pace{rate: float64(o.Bandwidth)}, trial: newTrial(o.Window),
+		settled: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
 // Run forwards until ctx ends, then waits a moment for what is on the wire and commits what was acknowledged.
@@ -57,6 +87,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	settler.Go(func() { f.settle(settling, last) })
 	defer func() {
 		close(last)
+		f.feed.Hurry()
 		grace := time.AfterFunc(stopGrace, giveUp)
 		settler.Wait()
 		grace.Stop()
@@ -65,16 +96,18 @@ func (f *Forwarder) Run(ctx context.Context) error {
 
 	retry, up := firstRetry, true
 	for ctx.Err() == nil {
-		link, err := f.uplink.Open(ctx, f.onAck)
+		if f.o.Links.Await(ctx, f.o.When, true) != nil {
+			break
+		}
+		link, err := f.o.Uplink.Open(ctx, f.onAck)
 		if err == nil {
-			f.log.Info("uplink is connected", "uplink", f.name)
-			f.metrics.uplinkUp(f.name, true)
-			began := time.Now()
-			err = f.drain(ctx, link)
-			link.Close()
-			f.metrics.uplinkUp(f.name, false)
+			f.o.Log.Info("uplink is connected", "uplink", f.o.Name)
+			f.o.Metrics.uplinkUp(f.o.Name, true)
+			var quick bool
+			quick, err = f.use(ctx, link)
+			f.o.Metrics.uplinkUp(f.o.Name, false)
 			up = true
-			if time.Since(began) > lastRetry {
+			if quick {
 				retry = firstRetry
 			}
 		}
@@ -82,7 +115,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			break
 		}
 		if up { // one line per change of state
-			f.log.Warn("uplink is down, messages wait in the journal", "uplink", f.name, "err", err)
+			f.o.Log.Warn("uplink is down, messages wait in the journal", "uplink", f.o.Name, "err", err)
 			up = false
 		}
 		sleep(ctx, retry/2+rand.N(retry))
@@ -91,71 +124,194 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
+// use sends over one link until it breaks or ctx ends, and draws the lesson. quick says that the next link may follow
+// soon: this one was of use, or a message is on trial.
+func (f *Forwarder) use(ctx context.Context, link Link) (quick bool, err error) {
+	began := time.Now()
+	f.feed.Begin()
+	err = f.drain(ctx, link)
+	link.Close()
+	f.mu.Lock()
+	left := f.sent
+	f.sent, f.open = nil, f.open-len(left)
+	blame := ctx.Err() == nil && !errors.Is(err, errNotNow)
+	back, dead := f.trial.ended(left, blame)
+	quick = time.Since(began) > lastRetry || f.trial.running()
+	ill := f.trial.foundIll()
+	f.mu.Unlock()
+	f.feed.Return(back)
+	if dead != nil {
+		f.bury(ctx, dead, "refused")
+	}
+	if ill {
+		f.o.Log.Warn("cloud breaks the connection whatever is sent", "uplink", f.o.Name)
+		return false, errRefusing
+	}
+	return quick, err
+}
+
+// bury commits that the cloud refuses a message for good; its body is parked.
+func (f *Forwarder) bury(ctx context.Context, o *Outbound, why string) {
+	if err := f.feed.Settle(ctx, []*Outbound{o}, Dead, why); err != nil {
+		f.o.Log.Error("commit that a message is dead", "uplink", f.o.Name, "seq", o.Seq, "err", err)
+		f.feed.Return([]*Outbound{o})
+		return
+	}
+	f.o.Log.Warn("cloud refuses a message for good, it is parked", "uplink", f.o.Name, "seq", o.Seq, "reason", why)
+}
+
 // drain sends over one link until it breaks or ctx ends.
 func (f *Forwarder) drain(ctx context.Context, link Link) error {
-	linked, cancel := context.WithCancel(ctx)
+	linked, cancel := context.WithCancelCause(ctx)
 	f.mu.Lock()
 	f.sent, f.give = f.sent[:0], cancel
-	position := f.last
 	f.mu.Unlock()
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
-	defer cancel()
-	watcher.Go(func() {
-		select {
-		case <-link.Broken():
-			cancel()
-		case <-linked.Done():
-		}
-	})
+	defer cancel(nil)
+	watcher.Go(func() { f.watch(linked, cancel, link) })
 	var batch []*Outbound
-	for {
-		if f.room(linked) != nil {
+	for linked.Err() == nil {
+		n, err := f.room(linked)
+		if err != nil {
 			break
 		}
-		var err error
-		batch, err = f.journal.Read(f.number, position, readAhead, readAheadBytes, batch[:0])
-		if err != nil {
-			f.log.Error("read what waits", "uplink", f.name, "err", err)
+		if batch, err = f.next(linked, n, batch[:0]); err != nil {
+			f.o.Log.Error("read what waits", "uplink", f.o.Name, "err", err)
 			sleep(linked, lastRetry)
 			return err
 		}
-		if len(batch) == 0 {
-			if f.journal.Await(linked, f.number, position) != nil {
-				break
-			}
-			continue
-		}
-		for _, o := range batch {
-			f.mu.Lock()
-			f.sent = append(f.sent, o)
-			f.mu.Unlock()
-			if err := link.Send(linked, o); err != nil {
-				if ctx.Err() == nil {
-					return err
-				}
-				f.unsent(o)
-				break
-			}
-			position = o.Seq
-		}
-		if linked.Err() != nil {
-			break
+		if err := f.sendAll(linked, link, batch); err != nil && ctx.Err() == nil {
+			return err
 		}
 	}
 	if ctx.Err() == nil {
-		return errBroken
+		return context.Cause(linked)
 	}
 	f.lastCall(link)
 	return ctx.Err()
 }
 
-// unsent takes back the newest message on the wire: the gateway stops and nobody will acknowledge it.
+// watch ends the use of a link that is lost, silent or not wanted any more.
+func (f *Forwarder) watch(linked context.Context, cancel func(error), link Link) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	unwanted, stop := f.o.Links.watch(f.o.When)
+	defer stop()
+	for {
+		select {
+		case <-link.Broken():
+			cancel(errBroken)
+		case <-unwanted:
+			cancel(errNotNow)
+		case <-tick.C:
+			f.mu.Lock()
+			silent := f.o.AckTimeout > 0 && len(f.sent) > 0 && time.Since(f.since) > f.o.AckTimeout
+			f.mu.Unlock()
+			if silent {
+				cancel(errSilent)
+			}
+		case <-linked.Done():
+			return
+		}
+	}
+}
+
+// next returns up to n messages to send, waiting for some: a suspect whose turn it is, or what the journal has. None and
+// no error: the link is done with.
+func (f *Forwarder) next(ctx context.Context, n int, out []*Outbound) ([]*Outbound, error) {
+	for ctx.Err() == nil {
+		f.mu.Lock()
+		o := f.trial.turn()
+		f.mu.Unlock()
+		if o != nil {
+			return append(out, o), nil
+		}
+		list, err := f.feed.Next(min(n, readAhead), readAheadBytes, out)
+		if err != nil || len(list) > 0 {
+			return list, err
+		}
+		if err := f.await(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return out, nil
+		}
+	}
+	return out, nil
+}
+
+// await waits for more in the journal; while a message is held back as a suspect not for ever.
+func (f *Forwarder) await(ctx context.Context) error {
+	f.mu.Lock()
+	held := f.trial.holding()
+	f.mu.Unlock()
+	if !held {
+		return f.feed.Await(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastRetry)
+	defer cancel()
+	err := f.feed.Await(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.trial.tryAgain()
+	}
+	return err
+}
+
+// sendAll sends a batch, in order. What it did not hand to the link goes back to the feed.
+func (f *Forwarder) sendAll(ctx context.Context, link Link, batch []*Outbound) error {
+	for i, o := range batch {
+		err := f.sendOne(ctx, link, o)
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, ErrUnsendable):
+			f.unsent(o)
+			f.bury(context.WithoutCancel(ctx), o, "unsendable")
+			continue
+		case ctx.Err() == nil || f.isSent(o): // the link broke at it: it is one of those on the wire
+			i++
+		}
+		f.mu.Lock()
+		back := f.trial.unsent(batch[i:])
+		f.mu.Unlock()
+		f.feed.Return(back)
+		return err
+	}
+	return nil
+}
+
+// sendOne hands one message to the link, and counts it as being on the wire before. When ctx ends it is not.
+func (f *Forwarder) sendOne(ctx context.Context, link Link, o *Outbound) error {
+	if err := f.pace.wait(ctx, len(o.Topic)+len(o.Payload)); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	if len(f.sent) == 0 {
+		f.since = time.Now()
+	}
+	f.sent, f.open = append(f.sent, o), f.open+1
+	f.mu.Unlock()
+	err := link.Send(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		f.unsent(o)
+	}
+	return err
+}
+
+// isSent reports whether the newest message on the wire is o.
+func (f *Forwarder) isSent(o *Outbound) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := len(f.sent)
+	return n > 0 && f.sent[n-1] == o
+}
+
+// unsent takes back the newest message on the wire: it did not leave.
 func (f *Forwarder) unsent(o *Outbound) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if n := len(f.sent); n > 0 && f.sent[n-1] == o {
-		f.sent = f.sent[:n-1]
+		f.sent, f.open = f.sent[:n-1], f.open-1
 	}
 }
 
@@ -182,19 +338,27 @@ func (f *Forwarder) lastCall(link Link) {
 	}
 }
 
-// room waits until the settler has caught up: acknowledged messages are kept until their record is committed.
-func (f *Forwarder) room(ctx context.Context) error {
+// room waits until messages may be sent and returns how many: what is on the wire or acknowledged, and not on the record
+// yet, is bounded.
+func (f *Forwarder) room(ctx context.Context) (int, error) {
 	for {
 		f.mu.Lock()
-		full, settled := len(f.acked) >= maxUnsettled || f.size >= unsettledBytes, f.settled
+		n, settled := f.trial.limit-f.open, f.settled
+		if f.size >= unsettledBytes {
+			n = 0
+		}
+		pending := f.open > len(f.sent)
 		f.mu.Unlock()
-		if !full {
-			return ctx.Err()
+		if n > 0 {
+			return n, ctx.Err()
+		}
+		if pending {
+			f.feed.Hurry()
 		}
 		select {
 		case <-settled:
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }
@@ -204,21 +368,36 @@ func (f *Forwarder) room(ctx context.Context) error {
 func (f *Forwarder) onAck(seq uint64) {
 	f.mu.Lock()
 	if len(f.sent) == 0 || f.sent[0].Seq != seq {
-		if len(f.sent) > 0 && seq > f.sent[0].Seq {
-			f.give()
+		if len(f.sent) > 0 && seq != f.sent[0].Seq && f.onWire(seq) {
+			f.give(errBroken)
 		}
 		f.mu.Unlock()
-		f.log.Error("uplink acknowledged out of order, ignored", "uplink", f.name, "seq", seq)
+		f.o.Log.Error("uplink acknowledged out of order, ignored", "uplink", f.o.Name, "seq", seq)
 		return
 	}
 	o := f.sent[0]
-	f.sent = f.sent[1:]
-	f.acked, f.last, f.size = append(f.acked, o), seq, f.size+len(o.Payload)
+	f.sent, f.since = f.sent[1:], time.Now()
+	f.acked, f.size = append(f.acked, o), f.size+len(o.Payload)
+	f.trial.acked(seq)
+	full := f.open >= f.trial.limit
 	f.mu.Unlock()
 	select {
 	case f.wake <- struct{}{}:
 	default:
 	}
+	if full {
+		f.feed.Hurry()
+	}
+}
+
+// onWire reports whether message seq is on the wire. f.mu is held.
+func (f *Forwarder) onWire(seq uint64) bool {
+	for _, o := range f.sent {
+		if o.Seq == seq {
+			return true
+		}
+	}
+	return false
 }
 
 // settle commits delivery records, one at a time: what is acknowledged during one commit shares the next. When last is
@@ -250,16 +429,17 @@ func (f *Forwarder) settle(ctx context.Context, last <-chan struct{}) {
 // deliver commits one delivery record; it tries again until that succeeds or ctx ends.
 func (f *Forwarder) deliver(ctx context.Context, batch []*Outbound) bool {
 	for {
-		err := f.journal.Delivered(ctx, f.number, batch)
+		err := f.feed.Settle(ctx, batch, Forwarded, "")
 		if err == nil {
 			break
 		}
-		f.log.Error("commit delivery record", "uplink", f.name, "err", err)
+		f.o.Log.Error("commit delivery record", "uplink", f.o.Name, "err", err)
 		if sleep(ctx, firstRetry); ctx.Err() != nil {
 			return false
 		}
 	}
 	f.mu.Lock()
+	f.open -= len(batch)
 	for _, o := range batch {
 		f.size -= len(o.Payload)
 	}

@@ -56,6 +56,7 @@ func (s *VersionSet) plan(d *Decision, u int) {
 			r = &Ruling{Row: r.Row, Op: r.Op, Reason: ReasonOpaque}
 		}
 		up.Rulings[i], up.Final[i] = r, normal(r.Op.Action)
+		up.Priority = max(up.Priority, r.Priority)
 		if r.Op.Action.OnMessage() {
 			up.act(r.Op.Action, r.Reason)
 			continue

@@ -21,6 +21,7 @@ type RowConfig struct {
 	Domain   string          `yaml:"domain" doc:"tokenize: token domain"`
 	To       string          `yaml:"to" doc:"encrypt: recipient of keys.recipients"`
 	Approval *ApprovalConfig `yaml:"approval" doc:"who allowed important data to leave, and until when"`
+	Priority int             `yaml:"priority" doc:"what waits is sent by priority, 3 first; a message has the highest of its findings' rows" min:"0" max:"3" default:"0"`
 }
 
 // MatchConfig is the left side of a row. All that is given must hold; a list is a choice.
@@ -51,6 +52,7 @@ type UplinkInfo struct {
 	Jurisdiction string // ISO 3166 alpha-2
 	Purpose      string
 	LegalBasis   string
+	Identity     *Identity // how the id leaves with a message; nil: it does not
 }
 
 // Declared reports whether the uplink names everything that important data need: who, where, for what, on what ground.
@@ -66,6 +68,7 @@ type row struct {
 	sources       []string
 	topics        []string
 	unconditional bool // neither source nor topic restricts it
+	priority      byte
 	says          rulings
 }
 
@@ -137,7 +140,7 @@ func compileRow(c *RowConfig, cats []Category) (row, []RowProblem) {
 	bad := func(hint, format string, args ...any) {
 		errs = append(errs, RowProblem{fmt.Sprintf(format, args...), hint})
 	}
-	r := row{sources: c.Match.Source, topics: c.Match.Topic, unconditional: len(c.Match.Source) == 0 && len(c.Match.Topic) == 0}
+	r := row{priority: byte(c.Priority), sources: c.Match.Source, topics: c.Match.Topic, unconditional: len(c.Match.Source) == 0 && len(c.Match.Topic) == 0}
 	op, opErrs := c.Operation()
 	r.op, errs = op, append(errs, opErrs...)
 	for _, g := range c.Match.Grade {
@@ -350,9 +353,10 @@ func glob(pattern, s string) bool {
 
 // Ruling is what one row says about one finding for one uplink.
 type Ruling struct {
-	Row    int // -1: none matched
-	Op     Operation
-	Reason Reason
+	Row      int // -1: none matched
+	Op       Operation
+	Reason   Reason
+	Priority byte // of a message with this finding
 }
 
 // Rule finds the first row for a finding of the given category and merged grade, and checks what that row needs:
@@ -388,7 +392,7 @@ type rulings struct{ policy, core, approval, recipient Ruling }
 
 func (r *row) rulings(i int) rulings {
 	block := func(why Reason) Ruling { return Ruling{Row: i, Op: plain(Block), Reason: why} }
-	return rulings{Ruling{Row: i, Op: r.op, Reason: ReasonPolicy}, block(ReasonCore), block(ReasonApproval), block(ReasonRecipient)}
+	return rulings{Ruling{Row: i, Op: r.op, Reason: ReasonPolicy, Priority: r.priority}, block(ReasonCore), block(ReasonApproval), block(ReasonRecipient)}
 }
 
 // ruling returns what row i says: its operation, or for any other reason than policy, block.

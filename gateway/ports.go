@@ -8,6 +8,9 @@ import (
 // MaxUplinks bounds the uplinks a journal ever numbers: waiting sets are 32-bit sets.
 const MaxUplinks = 32
 
+// Priorities is the number of priorities that a message may wait with, from 0.
+const Priorities = 4
+
 // UplinkSet is a set of uplink numbers.
 type UplinkSet uint32
 
@@ -68,7 +71,7 @@ type Outbound struct {
 	Grade   Grade
 	Control bool // an epoch key or checkpoint on a reserved topic: outside of received
 
-	Waits, Holds UplinkSet // where the message waits and is held, over all uplinks, when it was committed
+	Waits, Holds UplinkSet // where the message waited and was held, over all uplinks, when it was committed
 }
 
 // Uplink is one recipient in the cloud.
@@ -92,10 +95,11 @@ type Link interface {
 
 // Outlet is one outbound form of a message, as the journal keeps it.
 type Outlet struct {
-	Uplinks UplinkSet // where this form waits; for Hold: where it is held
-	Hold    bool      // Payload is a sealed hold, Topic is empty
-	Topic   string    // the mapped topic
-	Payload []byte    //
+	Uplinks  UplinkSet // where this form waits; for Hold: where it is held
+	Hold     bool      // Payload is a sealed hold, Topic is empty
+	Priority byte      // below Priorities: higher is sent first
+	Topic    string    // the mapped topic
+	Payload  []byte    //
 }
 
 // Entry is one record with what belongs to it, to be committed in one transaction.
@@ -111,6 +115,7 @@ type Entry struct {
 	Blocks  UplinkSet // uplinks for which the message is blocked
 	Waits   UplinkSet // union over Outlets that are not held
 	Holds   UplinkSet // union over Outlets that are held
+	Again   uint64    // seq of the decision of a dead message that this entry lets wait again, with a release record
 	Salt    [16]byte
 	Outlets []Outlet
 }
@@ -124,16 +129,8 @@ type Journal interface {
 	Append(entries []*Entry, done func(first uint64, err error))
 	// Full reports that the budget is spent or the disk refuses to write.
 	Full() bool
-	// Read appends to out up to max messages that wait for the uplink behind seq after, in order, at most about
-	// maxBytes of payload; empty when there are none.
-	Read(uplink int, after uint64, max int, maxBytes int, out []*Outbound) ([]*Outbound, error)
-	// Await blocks until something waits for the uplink behind seq after, or ctx ends.
-	Await(ctx context.Context, uplink int, after uint64) error
-	// Cursor returns the seq up to which everything for the uplink is settled.
-	Cursor(uplink int) uint64
-	// Delivered commits a delivery record for the acknowledged messages, which follow the cursor without a gap, and
-	// moves the cursor behind the last. It returns after the commit. The slice is the caller's.
-	Delivered(ctx context.Context, uplink int, acked []*Outbound) error
+	// Feed returns what hands out the messages that wait for an uplink.
+	Feed(uplink int) Feed
 	// Number returns the journal's lasting number for a name of the given kind ("source" or "uplink"); numbers are given
 	// in order of first use and never reused. At most MaxUplinks uplinks.
 	Number(kind, name string) (int, error)
@@ -142,6 +139,25 @@ type Journal interface {
 	// Totals and Tally count messages by state, from the records.
 	Totals() Totals
 	Tally() map[TallyKey]uint64
+}
+
+// Feed hands out the messages that wait for one uplink, each once until it is returned or settled: the gateway's own
+// entries first, then by priority, then the oldest first. It has one user; its methods may be called concurrently.
+type Feed interface {
+	// Begin says that a link was opened: what is committed from now on is live, what was before is backlog.
+	Begin()
+	// Next appends to out up to most messages, of at most about maxBytes of payload but at least one. None: nothing waits
+	// that was not handed out. The messages are the caller's.
+	Next(most, maxBytes int, out []*Outbound) ([]*Outbound, error)
+	// Await blocks until Next may have something, or ctx ends.
+	Await(ctx context.Context) error
+	// Return takes back messages that were handed out and are not settled: Next hands them out again, in their place.
+	Return(list []*Outbound)
+	// Settle commits that messages were forwarded, or are dead: why is a code, for the record. It returns after the commit.
+	// What is settled already is left out; what was not handed out is an error. The slice is the caller's.
+	Settle(ctx context.Context, list []*Outbound, state State, why string) error
+	// Hurry has the committer not wait for more before its next commit.
+	Hurry()
 }
 
 // Archive names one sealed file of records: those from First up to, not with, Next.

@@ -58,11 +58,12 @@ type PluginOutcome struct {
 
 // Outcome is what became of the message for one uplink.
 type Outcome struct {
-	Uplink uint8 // the journal's number
-	State  State // Waiting, Held or Blocked
-	Action Action
-	Reason Reason
-	Left   [32]byte // commitment to topic and bytes that may leave, or that are held; zero when blocked
+	Uplink   uint8 // the journal's number
+	State    State // Waiting, Held or Blocked
+	Priority uint8 // of what waits, below Priorities: higher is sent first
+	Action   Action
+	Reason   Reason
+	Left     [32]byte // commitment to topic and bytes that may leave, or that are held; zero when blocked
 }
 
 // Record is one entry of the record log. Which fields are set depends on the kind; package doc, "Records".
@@ -88,9 +89,10 @@ type Record struct {
 	Uplink      uint8
 	First, Last uint64
 	Count       uint64
-	State       State // delivery: Forwarded or Dead; expiry: Expired or Dropped; release: Forwarded (released) or Rejected
+	State       State // delivery: Forwarded or Dead; expiry: Expired or Dropped; release: Forwarded (released), Rejected, or Waiting (a dead message is sent again)
 
-	// release: First is the seq of the decision. change, event: JSON, keys in order, no device-chosen text
+	// release: First is the seq of the decision. delivery, expiry: JSON, which of the messages between First and Last are
+	// meant (package journal). change, event: JSON, keys in order, no device-chosen text
 	Detail []byte
 }
 
@@ -134,7 +136,7 @@ func AppendRecord(dst []byte, r *Record) []byte {
 		}
 		dst = binary.AppendUvarint(dst, uint64(len(r.Outcomes)))
 		for _, o := range r.Outcomes {
-			dst = append(dst, o.Uplink, byte(o.State), byte(o.Action), byte(o.Reason))
+			dst = append(dst, o.Uplink, byte(o.State)|o.Priority<<4, byte(o.Action), byte(o.Reason))
 			if o.State != Blocked {
 				dst = append(dst, o.Left[:]...)
 			}
@@ -191,7 +193,11 @@ func DecodeRecord(b []byte, r *Record) error {
 				Failed: d.max(1) == 1, Reason: uint16(d.uvarint(1<<16 - 1)), Edits: uint16(d.uvarint(1<<16 - 1))})
 		}
 		for n := d.uvarint(MaxUplinks); n > 0 && !d.bad; n-- {
-			o := Outcome{Uplink: d.max(MaxUplinks - 1), State: State(d.byte()), Action: Action(d.max(byte(Block))), Reason: Reason(d.max(byte(lastReason)))}
+			o := Outcome{Uplink: d.max(MaxUplinks - 1)}
+			state := d.byte()
+			o.State, o.Priority = State(state&0xF), state>>4
+			o.Action, o.Reason = Action(d.max(byte(Block))), Reason(d.max(byte(lastReason)))
+			d.bad = d.bad || o.Priority >= Priorities || o.Priority > 0 && o.State != Waiting
 			switch o.State {
 			case Waiting, Held:
 				d.copy(o.Left[:])
@@ -274,7 +280,7 @@ func (d *recordReader) detail(dst []byte) []byte {
 // Commitment binds a record to bytes without showing them: BLAKE2b-256 [RFC 7693] over the label, the salt and the
 // parts, each part with its length in front as 8 bytes big-endian. Whoever has salt and bytes can check it; the salt lies
 // beside the body and goes with it. Labels: "sluice input v1" (topic, client id, payload), "sluice left v1" (topic,
-// payload).
+// payload), "sluice salt v1" (uplink number as one byte; see SaltFor).
 func Commitment(label string, salt *[16]byte, parts ...[]byte) [32]byte {
 	var buf [1 << 11]byte
 	b := append(buf[:0], label...)

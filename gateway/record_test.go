@@ -17,7 +17,7 @@ func everyRecord() []Record {
 			Received: at.Add(-time.Second), Input: [32]byte{1, 2},
 			Findings: []Counted{{0, Pass, 1}, {300, Block, 1 << 30}},
 			Plugins:  []PluginOutcome{{1, Hold, Core, 1000, true, 65535}, {2, Pass, Ungraded, 0, false, 0}},
-			Outcomes: []Outcome{{0, Waiting, Tokenize, ReasonPolicy, [32]byte{9}}, {1, Held, Hold, ReasonPlugin, [32]byte{8}}, {31, Blocked, Block, ReasonInternal, [32]byte{}}}},
+			Outcomes: []Outcome{{0, Waiting, 3, Tokenize, ReasonPolicy, [32]byte{9}}, {1, Held, 0, Hold, ReasonPlugin, [32]byte{8}}, {31, Blocked, 0, Block, ReasonInternal, [32]byte{}}}},
 		{Kind: DecisionRecord, Time: time.UnixMilli(-1).UTC(), Received: time.UnixMilli(0).UTC()},
 		{Kind: DeliveryRecord, Time: at, Uplink: 31, First: 5, Last: 1 << 40, Count: 4, State: Forwarded},
 		{Kind: ReleaseRecord, Time: at, First: 5, State: Rejected, Detail: []byte(`{"by":"officer"}`)},

@@ -53,6 +53,9 @@ func buildSet(cfg *Config, in surroundings) (*gateway.VersionSet, error) {
 	}
 	uplinks := cfg.uplinkInfos()
 	for i := range uplinks {
+		if _, err := gateway.NewIdentity(cfg.Uplinks[i].Identity, cfg.Gateway); err != nil { // nil would leave without
+			return nil, fmt.Errorf("uplink %q: %w", uplinks[i].Name, err)
+		}
 		if uplinks[i].Number, err = in.number("uplink", uplinks[i].Name); err != nil {
 			return nil, err
 		}
@@ -278,7 +281,8 @@ func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog,
 			Jurisdiction string `json:"jurisdiction"`
 			Purpose      string `json:"purpose"`
 			LegalBasis   string `json:"legal_basis"`
-		}{u.Name, u.Number, u.Recipient, u.Jurisdiction, u.Purpose, u.LegalBasis})
+			Identity     string `json:"identity"`
+		}{u.Name, u.Number, u.Recipient, u.Jurisdiction, u.Purpose, u.LegalBasis, u.Identity.String()})
 	}
 	rows, err := json.Marshal(cfg.Policy)
 	if err != nil {

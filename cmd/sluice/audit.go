@@ -14,7 +14,10 @@ import (
 )
 
 func auditVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("audit", []verb{{"verify", "check the record log against its signed checkpoints", auditVerify}}, args, stdin, stdout, stderr)
+	return subverb("audit", []verb{
+		{"verify", "check the record log against its signed checkpoints", auditVerify},
+		{"reconcile", "compare what a recipient captured with what the record says left", auditReconcile},
+	}, args, stdin, stdout, stderr)
 }
 
 // withIdentity adds to totals whether they add up.
@@ -164,19 +167,8 @@ func (a *assembly) verify(ctx context.Context) (*audit.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := a.journal.Size()
-	var batch []*gateway.Outbound
-	for _, u := range a.gateway.Set().Uplinks {
-		for at := a.journal.Cursor(u.Number); at < end && ctx.Err() == nil; {
-			if batch, err = a.journal.Read(u.Number, at, 256, 1<<20, batch[:0]); err != nil {
-				r.Add("read what waits for %s: %v", u.Name, err)
-				break
-			}
-			if len(batch) == 0 {
-				break
-			}
-			at = batch[len(batch)-1].Seq
-		}
+	if err := a.journal.OpenWaiting(ctx); err != nil && ctx.Err() == nil {
+		r.Add("read what waits: %v", err)
 	}
 	return r, ctx.Err()
 }

@@ -190,6 +190,7 @@ func (c *Config) checkUplinks(r *config.Report) {
 	clients := map[string]string{}
 	for i, u := range c.Uplinks {
 		at := config.Index("uplinks", i)
+		c.checkIdentity(r, &u.Identity, at)
 		if u.Jurisdiction != "" && !isCountry(u.Jurisdiction) {
 			r.Error(at+".jurisdiction", fmt.Sprintf("%q is no country; want two capital letters of ISO 3166", u.Jurisdiction), "jurisdiction: CN")
 		}
@@ -208,6 +209,35 @@ func (c *Config) checkUplinks(r *config.Report) {
 			}
 			clients[key] = u.Name
 		}
+	}
+}
+
+// checkIdentity checks how messages carry their id on one uplink.
+func (c *Config) checkIdentity(r *config.Report, i *gateway.IdentityConfig, at string) {
+	in := at + ".identity"
+	var usual gateway.IdentityConfig
+	config.Defaults(&usual)
+	for _, k := range []struct{ key, mode, value, usual string }{
+		{"type", "cloudevents", i.Type, usual.Type}, {"id_field", "field", i.IDField, usual.IDField},
+		{"salt_field", "field", i.SaltField, usual.SaltField}, {"body_field", "field", i.BodyField, usual.BodyField},
+		{"template", "topic", i.Template, usual.Template},
+	} {
+		if k.value != k.usual && k.mode != i.Mode && r.Has(in+"."+k.key) { // echo writes the usual ones for every mode
+			r.Error(in+"."+k.key, fmt.Sprintf("%s belongs to mode %s, not to %s", k.key, k.mode, i.Mode), "mode: "+k.mode+", or remove "+k.key)
+		}
+	}
+	identity, err := gateway.NewIdentity(*i, c.Gateway)
+	bad := (*gateway.IdentityError)(nil)
+	switch {
+	case r.Failed(in) || r.Failed(in+".mode"):
+	case errors.As(err, &bad) && nameForm.MatchString(c.Gateway):
+		r.Error(in+"."+bad.Key, bad.Message, bad.Hint)
+	case err != nil:
+	case identity == nil:
+		r.Warn(in, "messages leave without their id: the cloud cannot tell a copy from a new message, and a capture cannot be reconciled with the record",
+			"identity: { mode: field } puts the id into JSON objects, cloudevents around the body, topic into the topic")
+	case !identity.Salted():
+		r.Warn(in+".template", "messages leave without the salt: a capture can be reconciled by id only, not by content", `template: "{topic}/{id}/{salt}"`)
 	}
 }
 

@@ -28,6 +28,7 @@ type Config struct {
 	TokenDomains map[string]TokenDomain `yaml:"token_domains" doc:"pseudonym spaces: equal values have equal tokens inside one domain only"`
 	Keys         Keys                   `yaml:"keys" doc:"public keys of others"`
 	Uplinks      []UplinkConfig         `yaml:"uplinks" required:"true" doc:"recipients in the cloud"`
+	LinkFile     string                 `yaml:"link_file" doc:"file with the name of the network that the gateway is on, for uplinks with link; written by whoever knows"`
 	Journal      JournalConfig          `yaml:"journal" doc:"the queue on disk"`
 	Audit        AuditConfig            `yaml:"audit" doc:"the record log"`
 	Admin        AdminConfig            `yaml:"admin" doc:"health, metrics and console"`
@@ -63,14 +64,19 @@ type Keys struct {
 
 // UplinkConfig is one recipient: who, where, for what, and exactly one protocol.
 type UplinkConfig struct {
-	Name         string             `yaml:"name" required:"true" doc:"name in policy, records and metrics"`
-	Recipient    string             `yaml:"recipient" doc:"who receives the data"`
-	Jurisdiction string             `yaml:"jurisdiction" doc:"country of the recipient, ISO 3166 alpha-2: CN"`
-	Purpose      string             `yaml:"purpose" doc:"what the data are for"`
-	LegalBasis   string             `yaml:"legal_basis" doc:"on what ground they are handed over"`
-	Duty         string             `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; in this version it changes nothing"`
-	MaxBacklog   config.Size        `yaml:"max_backlog" default:"1GiB" min:"1MiB" doc:"bytes that may wait for this uplink; in this version journal.max_size alone is enforced"`
-	MQTT         *mqtt.UplinkConfig `yaml:"mqtt" doc:"a broker"`
+	Name         string                 `yaml:"name" required:"true" doc:"name in policy, records and metrics"`
+	Recipient    string                 `yaml:"recipient" doc:"who receives the data"`
+	Jurisdiction string                 `yaml:"jurisdiction" doc:"country of the recipient, ISO 3166 alpha-2: CN"`
+	Purpose      string                 `yaml:"purpose" doc:"what the data are for"`
+	LegalBasis   string                 `yaml:"legal_basis" doc:"on what ground they are handed over"`
+	Duty         string                 `yaml:"duty" enum:"statutory" doc:"statutory: a report that the law demands; in this version it changes nothing"`
+	MaxBacklog   config.Size            `yaml:"max_backlog" doc:"bytes that may wait for this uplink; 0B: as many as journal.max_size allows"`
+	WhenFull     string                 `yaml:"when_full" default:"refuse" enum:"refuse,drop_from_this_uplink" doc:"what happens at max_backlog: devices wait, or the oldest messages are dropped, for this uplink only, which is on the record"`
+	LiveShare    int                    `yaml:"live_share" default:"0" min:"0" max:"90" doc:"percent of the messages sent that are newer than the connection while older ones wait; 0: everything in order"`
+	Bandwidth    config.Size            `yaml:"bandwidth" doc:"bytes of topics and bodies a second; 0B: no limit"`
+	Link         string                 `yaml:"link" doc:"send only while the link is this, as link_file or the socket says, for example wifi; empty: always"`
+	Identity     gateway.IdentityConfig `yaml:"identity" doc:"how messages carry their id, by which the cloud tells copies apart"`
+	MQTT         *mqtt.UplinkConfig     `yaml:"mqtt" doc:"a broker"`
 }
 
 // AdminConfig is the reading side over TCP. The socket data_dir/admin.sock is always there.
@@ -102,7 +108,7 @@ func readConfig(file string) (*Config, *config.Report) {
 // resolve makes the paths of the configuration absolute.
 func (c *Config) resolve() {
 	base := filepath.Dir(c.file)
-	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust} {
+	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust, &c.LinkFile} {
 		*p = under(base, *p)
 	}
 	for i, name := range c.Catalogs {
@@ -157,6 +163,7 @@ func (c *Config) uplinkInfos() []gateway.UplinkInfo {
 	list := make([]gateway.UplinkInfo, len(c.Uplinks))
 	for i, u := range c.Uplinks {
 		list[i] = gateway.UplinkInfo{Name: u.Name, Number: i, Recipient: u.Recipient, Jurisdiction: u.Jurisdiction, Purpose: u.Purpose, LegalBasis: u.LegalBasis}
+		list[i].Identity, _ = gateway.NewIdentity(u.Identity, c.Gateway) // an error is a problem that check reports
 	}
 	return list
 }

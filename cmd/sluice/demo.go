@@ -230,6 +230,7 @@ uplinks:
     jurisdiction: CN
     purpose: remote diagnosis
     legal_basis: contract
+    identity: { mode: field }
     mqtt: { url: "tcp://@CLOUD@", qos: 1 }
 @ADMIN@`
 

@@ -58,7 +58,7 @@ func filterVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	out := &lineWriter{w: bufio.NewWriter(stdout)}
 	in := &lineSource{cfg: cfg, in: bufio.NewReaderSize(stdin, 1<<20), log: log}
 	a, err := assemble(cfg, log, parts{
-		uplink: func(name string, _ *UplinkConfig, _ *slog.Logger) (gateway.Uplink, error) {
+		uplink: func(name string, _ *UplinkConfig) (gateway.Uplink, error) {
 			return &lineUplink{name: name, out: out}, nil
 		},
 		source: func(*SourceConfig, *slog.Logger) (runner, error) { return nil, nil },

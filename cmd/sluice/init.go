@@ -208,6 +208,7 @@ uplinks:
     jurisdiction: CN
     purpose: remote diagnosis
     legal_basis: contract
+    identity: { mode: field }    # by which the cloud tells copies apart; see docs/delivery.md
     mqtt: { url: "tcp://127.0.0.1:1884" }   # mosquitto -p 1884; elsewhere tls://
 
 journal: { max_size: 2GiB, max_age: 168h }

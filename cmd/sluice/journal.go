@@ -70,26 +70,33 @@ type reading struct {
 	cfg    *Config
 	asJSON bool
 	limit  int
-	ctx    context.Context
-	stop   context.CancelFunc
+
+	synopsis string // of the flags and arguments, for help
+	operands int    // arguments that the verb takes
+	args     []string
+
+	ctx  context.Context
+	stop context.CancelFunc
 }
 
 // parseReading reads the flags of such a verb; a nil result comes with the exit status.
 func parseReading(name string, args []string, stdout, stderr io.Writer, more func(*flag.FlagSet, *reading)) (*reading, int) {
-	fs := newFlags(name, "[-c FILE] [--json]")
+	r := &reading{limit: 100, synopsis: "[-c FILE] [--json]"}
+	fs := newFlags(name, "")
 	file := fs.String("c", defaultConfigFile, "configuration `file`")
-	r := &reading{limit: 100}
 	fs.BoolVar(&r.asJSON, "json", false, "print one line of JSON")
 	if more != nil {
 		more(fs, r)
 	}
+	fs.Usage = usageOf(fs, r.synopsis)
 	rest, status, done := parseFlags(fs, args, stdout, stderr)
 	if done {
 		return nil, status
 	}
-	if len(rest) > 0 {
-		return nil, usage(stderr, fmt.Errorf("%s: unexpected argument %q", name, rest[0]), "type sluice "+name+" -c "+rest[0])
+	if len(rest) > r.operands {
+		return nil, usage(stderr, fmt.Errorf("%s: unexpected argument %q", name, rest[r.operands]), "type sluice "+name+" -c "+rest[r.operands])
 	}
+	r.args = rest
 	if r.limit < 1 || r.limit > maxListed {
 		return nil, usage(stderr, fmt.Errorf("%s: --limit is from 1 to %d", name, maxListed), "type sluice "+name+" -c "+*file+" --limit 1000")
 	}

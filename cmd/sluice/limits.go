@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
+	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/config"
 	"github.com/sluice-edge/sluice/gateway/ship"
 )
@@ -12,8 +14,27 @@ import (
 // JournalConfig bounds the queue on disk.
 type JournalConfig struct {
 	MaxSize  config.Size   `yaml:"max_size" default:"2GiB" doc:"bytes of bodies that may wait, over all uplinks"`
-	MaxAge   time.Duration `yaml:"max_age" default:"168h" min:"1m" doc:"how long a message may have to wait: lint checks that max_size lasts as long; in this version nothing expires"`
-	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"refuse: devices wait until there is room"`
+	MaxAge   time.Duration `yaml:"max_age" min:"0s" doc:"how long a message may wait before it expires, which is on the record; 0s: for ever"`
+	MaxAgeOf GradeAges     `yaml:"max_age_of" doc:"the same by grade of the message, where it differs; 0s: as max_age"`
+	Linger   time.Duration `yaml:"linger" default:"0s" min:"0s" max:"1s" doc:"how long a commit that holds little waits for more: less is written to flash, and acknowledgements come as much later"`
+	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"at max_size: devices wait until there is room, or the oldest general messages are dropped, which is on the record"`
+}
+
+// GradeAges is a maximal age for each grade.
+type GradeAges struct {
+	General   time.Duration `yaml:"general" min:"0s" doc:"of general messages"`
+	Important time.Duration `yaml:"important" min:"0s" doc:"of messages with important data"`
+	Core      time.Duration `yaml:"core" min:"0s" doc:"of messages with core data"`
+}
+
+// maxAges returns the maximal age by grade. What nobody graded counts as core.
+func (c *JournalConfig) maxAges() (list [gateway.Core + 1]time.Duration) {
+	for g, own := range map[gateway.Grade]time.Duration{gateway.General: c.MaxAgeOf.General, gateway.Important: c.MaxAgeOf.Important, gateway.Core: c.MaxAgeOf.Core, gateway.Ungraded: c.MaxAgeOf.Core} {
+		if list[g] = own; own == 0 {
+			list[g] = c.MaxAge
+		}
+	}
+	return list
 }
 
 // AuditConfig bounds the record log and says how often it is signed.
@@ -39,6 +60,8 @@ const (
 	recordBytes   = 200                   // of one decision with its delivery, in the archive
 	segmentBytes  = 320                   // … and before that, in a segment
 	messageBytes  = 1024                  // of one waiting body with its frame
+	minAway       = 7 * 24 * time.Hour    // that records have room while nobody takes anything
+	minAge        = time.Minute           // that a message may wait
 	estimatedRate = 1.0                   // messages a second, where nobody said another
 )
 
@@ -47,8 +70,11 @@ func (c *Config) checkLimits(r *config.Report, rate float64) {
 	if r.Failed("journal.max_size") || r.Failed("journal.max_age") || r.Failed("audit.max_size") || r.Failed("audit.retention.default") {
 		rate = 0 // nothing to estimate with
 	}
-	if c.Journal.WhenFull == "drop_oldest_general" {
-		r.Error("journal.when_full", "drop_oldest_general is not in this version; want refuse", "when_full: refuse makes devices wait until there is room")
+	for g, age := range c.Journal.maxAges() {
+		if age > 0 && age < minAge {
+			r.Error("journal.max_age", fmt.Sprintf("messages graded %s would expire after %s; want at least %s, or 0s for never", gateway.Grade(g), age, minAge), "max_age: 168h is a week")
+			break
+		}
 	}
 	if c.Journal.MaxSize < segmentSize {
 		r.Error("journal.max_size", fmt.Sprintf("%s is too small for one segment of the journal; want at least %s", c.Journal.MaxSize, segmentSize), "max_size: 2GiB")
@@ -92,22 +118,23 @@ func (c *Config) estimate(r *config.Report, rate float64) {
 	if rate <= 0 {
 		return
 	}
+	ages := c.Journal.maxAges()
 	full := func(size config.Size, each int) time.Duration {
 		return time.Duration(float64(size) / float64(each) / rate * float64(time.Second))
 	}
 	if c.Audit.Ship != nil {
-		if d := full(c.Audit.MaxSize, segmentBytes); d < c.Journal.MaxAge {
-			r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.1f days in which no uplink drains or the collector does not answer, at %g messages a second and %d bytes a record; journal.max_age is %.1f days",
-				c.Audit.MaxSize, days(d), rate, segmentBytes, days(c.Journal.MaxAge)), "raise max_size or lower journal.max_age; sluice lint --rate N assumes another rate")
+		if d := full(c.Audit.MaxSize, segmentBytes); d < minAway {
+			r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.1f days in which no uplink drains or the collector does not answer, at %g messages a second and %d bytes a record; want at least %.0f days",
+				c.Audit.MaxSize, days(d), rate, segmentBytes, days(minAway)), "raise max_size; sluice lint --rate N assumes another rate")
 		}
 	} else if d := full(c.Audit.MaxSize, recordBytes); d < c.Audit.Retention.Default {
 		need := config.Size(rate*c.Audit.Retention.Default.Seconds()*recordBytes)/config.GiB + 1
 		r.Warn("audit.max_size", fmt.Sprintf("%s of records is full after about %.0f days at %g messages a second and %d bytes a record; retention.default is %.0f days",
 			c.Audit.MaxSize, days(d), rate, recordBytes, days(c.Audit.Retention.Default)), fmt.Sprintf("max_size: %dGiB lasts, or ship archives to a collector: audit.ship; sluice lint --rate N assumes another rate", need))
 	}
-	if d := full(c.Journal.MaxSize, messageBytes); d < c.Journal.MaxAge {
+	if d := full(c.Journal.MaxSize, messageBytes); d < slices.Max(ages[:]) {
 		r.Warn("journal.max_size", fmt.Sprintf("%s is full after about %.1f days without an uplink at %g messages a second and %d bytes a message; max_age is %.1f days",
-			c.Journal.MaxSize, days(d), rate, messageBytes, days(c.Journal.MaxAge)), "raise max_size or lower max_age; sluice lint --rate N assumes another rate")
+			c.Journal.MaxSize, days(d), rate, messageBytes, days(slices.Max(ages[:]))), "raise max_size or lower max_age; sluice lint --rate N assumes another rate")
 	}
 }
 

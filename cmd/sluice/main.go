@@ -50,7 +50,7 @@ func verbs() []verb {
 		{"filter", "decide messages from standard input and print what may leave", filterVerb},
 		{"journal", "what waits: stat, ls, check", journalVerb},
 		{"hold", "what is held for a person: ls", holdVerb},
-		{"audit", "the record log: verify", auditVerb},
+		{"audit", "the record log: verify, reconcile", auditVerb},
 		{"keys", "make, list and export keys", cmdKeys},
 		{"open", "open encrypted fields on the recipient's side", cmdOpen},
 		{"version", "print version, commit, Go, plugin ABI and catalog versions", versionVerb},
@@ -144,8 +144,14 @@ func warnProblems(stderr io.Writer, r *config.Report) {
 func newFlags(name, synopsis string) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.Usage = func() {
-		fmt.Fprintf(fs.Output(), "Usage: sluice %s %s\n\n", name, synopsis)
+	fs.Usage = usageOf(fs, synopsis)
+	return fs
+}
+
+// usageOf prints the help of a verb.
+func usageOf(fs *flag.FlagSet, synopsis string) func() {
+	return func() {
+		fmt.Fprintf(fs.Output(), "Usage: sluice %s %s\n\n", fs.Name(), synopsis)
 		fs.VisitAll(func(f *flag.Flag) {
 			arg, text := flag.UnquoteUsage(f)
 			dash := "--"
@@ -162,7 +168,6 @@ func newFlags(name, synopsis string) *flag.FlagSet {
 			fmt.Fprintf(fs.Output(), "  %-24s  %s\n", head, text)
 		})
 	}
-	return fs
 }
 
 // parseFlags reads flags, which may stand before, between and behind the arguments that it returns. done means that the

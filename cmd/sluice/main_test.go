@@ -8,7 +8,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"sluice": main})
+	testscript.Main(m, map[string]func(){"sluice": main, "recapture": recapture})
 }
 
 // TestScripts runs testdata/script: each file is a chapter of the manual that checks itself.

@@ -162,7 +162,7 @@ func TestTheFirstMessageOfTheReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, err := base64.StdEncoding.DecodeString(x.Uplinks["cloud"].Body)
-	if err != nil || !regexp.MustCompile(`^\{"vin":"tk[a-z]+","lat":39\.91,"lon":116\.40,"speed":61\.5\}$`).Match(body) {
+	if err != nil || !regexp.MustCompile(`^\{"_sluice_id":"[0-9a-f]{32}","_sluice_salt":"[0-9a-f]{32}","vin":"tk[a-z]+","lat":39\.91,"lon":116\.40,"speed":61\.5\}$`).Match(body) {
 		t.Errorf("the cloud sees %s, %v", body, err)
 	}
 }

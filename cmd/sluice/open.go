@@ -24,9 +24,10 @@ const (
 
 // cmdOpen decrypts, on the cloud side, what was encrypted for one recipient.
 func cmdOpen(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	fs := newFlags("open", "--key FILE [--epochs FILE] [--jwk] < MESSAGES")
+	fs := newFlags("open", "--key FILE [--epochs FILE] [--body-field NAME] [--jwk] < MESSAGES")
 	keyFile := fs.String("key", "", "private key `file` of the recipient")
 	epochs := fs.String("epochs", "", "`file` of epoch messages: raw, or lines with topic and payload_base64")
+	bodyField := fs.String("body-field", "_sluice_body", "identity.body_field of the uplink, the `member` around bodies without room for an id")
 	jwk := fs.Bool("jwk", false, "print the epoch keys as a JWK set, for other JOSE software, and read no messages")
 	rest, status, done := parseFlags(fs, args, stdout, stderr)
 	if done {
@@ -45,6 +46,7 @@ func cmdOpen(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(stderr, err, keyHint(err, "DIR"))
 	}
+	o.bodyField = *bodyField
 	if *epochs != "" {
 		if err := o.learnFile(*epochs); err != nil {
 			return fail(stderr, err, "epoch messages are retained on …/$sluice/epoch/RECIPIENT/EPOCH")
@@ -64,6 +66,9 @@ type opening struct {
 	opener *seal.Opener
 	keyID  string
 	codec  gateway.Codec
+
+	bodyField string // identity.body_field of the uplink
+
 	line   gateway.Body // the envelope
 	body   gateway.Body
 	out    *bufio.Writer
@@ -300,6 +305,28 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s, "", false
 }
 
+// around is the pointer of the body within what the uplink's identity put around it, "" where it put nothing.
+func (o *opening) around() string {
+	if o.body.Nodes[0].Kind != gateway.Object {
+		return ""
+	}
+	event, salt, field := false, false, ""
+	for i := int32(1); int(i) < len(o.body.Nodes); i = o.body.Nodes[i].Next {
+		switch key := string(o.body.Key(int(i))); key {
+		case "specversion":
+			event = true
+		case gateway.EventSalt:
+			salt = true
+		case o.bodyField:
+			field = o.body.Pointer(int(i))
+		}
+	}
+	if event && salt {
+		return "/data"
+	}
+	return field
+}
+
 var errUnreadable = errors.New("holds encrypted fields but cannot be read as JSON")
 
 // openBody returns the body with every field opened that this key may open, and all else as it was.
@@ -312,7 +339,7 @@ func (o *opening) openBody(raw []byte) []byte {
 	}
 	var out []byte
 	done := int32(0)
-	fields := o.opener.Message()
+	fields, around := o.opener.Message(), o.around()
 	for i := range o.body.Nodes {
 		n := &o.body.Nodes[i]
 		if n.Kind != gateway.String || !seal.Sealed(o.body.Text(i)) {
@@ -320,6 +347,9 @@ func (o *opening) openBody(raw []byte) []byte {
 		}
 		pointer := o.body.Pointer(i)
 		value, err := fields.Open(pointer, o.body.Text(i))
+		if inner, ok := strings.CutPrefix(pointer, around); ok && around != "" && errors.Is(err, seal.ErrMoved) {
+			value, err = fields.Open(inner, o.body.Text(i)) // fields are bound to their place in the body as it was decided
+		}
 		if errors.Is(err, seal.ErrForeign) {
 			continue
 		}

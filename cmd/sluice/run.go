@@ -10,10 +10,12 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -43,6 +45,7 @@ type assembly struct {
 	journal    *journal.Journal
 	gateway    *gateway.Gateway
 	metrics    *gateway.Metrics
+	links      *gateway.LinkState
 	forwarders []*gateway.Forwarder
 	shipper    *ship.Shipper // nil: no collector
 	sources    []*source
@@ -55,7 +58,7 @@ type assembly struct {
 // parts are what a gateway can be made of other than the configuration says: filter puts lines in the place of devices
 // and clouds. The zero value makes everything as configured.
 type parts struct {
-	uplink func(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error)
+	uplink func(name string, c *UplinkConfig) (gateway.Uplink, error)
 	source func(c *SourceConfig, log *slog.Logger) (runner, error) // nil runner: nothing is taken in there
 	extra  runner
 }
@@ -166,7 +169,7 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if with.source == nil {
 		with.source = newSource
 	}
-	a := &assembly{cfg: cfg, log: log}
+	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState()}
 	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
 		return nil, err
 	}
@@ -198,11 +201,11 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	for i := range set.Uplinks {
 		u := &set.Uplinks[i]
 		numbers[u.Name] = u.Number
-		up, err := with.uplink(u.Name, &cfg.Uplinks[i], log)
+		up, err := with.uplink(u.Name, &cfg.Uplinks[i])
 		if err != nil {
 			return nil, err
 		}
-		a.forwarders = append(a.forwarders, gateway.NewForwarder(u.Name, u.Number, up, a.journal, a.metrics, log))
+		a.forwarders = append(a.forwarders, gateway.NewForwarder(a.forwarding(&cfg.Uplinks[i], u.Number, up)))
 	}
 	if a.shipper, err = newShipper(cfg, a.journal, log); err != nil {
 		return nil, err
@@ -233,10 +236,22 @@ func newSource(c *SourceConfig, log *slog.Logger) (runner, error) {
 	return nil, fmt.Errorf("source %q: no protocol (have mqtt)", c.Name)
 }
 
-// newUplink makes the uplink that the configuration names.
-func newUplink(name string, c *UplinkConfig, log *slog.Logger) (gateway.Uplink, error) {
+// forwarding joins an uplink with the journal, within its limits.
+func (a *assembly) forwarding(c *UplinkConfig, number int, up gateway.Uplink) gateway.ForwardOptions {
+	a.journal.Limit(number, journal.Limits{LiveShare: float64(c.LiveShare) / 100,
+		MaxBacklog: int64(c.MaxBacklog), DropOldest: c.WhenFull == "drop_from_this_uplink"})
+	o := gateway.ForwardOptions{Name: c.Name, Number: number, Uplink: up, Journal: a.journal, Metrics: a.metrics, Log: a.log,
+		Bandwidth: int64(c.Bandwidth), When: c.Link, Links: a.links}
 	if c.MQTT != nil {
-		return mqtt.NewUplink(name, *c.MQTT, log)
+		o.Window, o.AckTimeout = c.MQTT.Inflight, c.MQTT.AckTimeout
+	}
+	return o
+}
+
+// newUplink makes the uplink that the configuration names.
+func newUplink(name string, c *UplinkConfig) (gateway.Uplink, error) {
+	if c.MQTT != nil {
+		return mqtt.NewUplink(name, *c.MQTT)
 	}
 	return nil, fmt.Errorf("uplink %q: no protocol (have mqtt)", name)
 }
@@ -298,8 +313,9 @@ func (a *assembly) openJournal() error {
 		receipt = ship.Check(a.cfg.Gateway, key)
 	}
 	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
-		MaxSize: int64(a.cfg.Journal.MaxSize), AuditMaxSize: int64(a.cfg.Audit.MaxSize),
+		MaxSize: int64(a.cfg.Journal.MaxSize), MaxAge: a.cfg.Journal.maxAges(), DropGeneral: a.cfg.Journal.WhenFull == "drop_oldest_general", AuditMaxSize: int64(a.cfg.Audit.MaxSize),
 		Retention: journal.Retention(a.cfg.Audit.Retention), Receipt: receipt,
+		Linger:          a.cfg.Journal.Linger,
 		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
 		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
 	return err
@@ -408,6 +424,15 @@ func (a *assembly) reload(by string) (err error) {
 	return nil
 }
 
+// connections are the uplinks without what a reload takes in.
+func connections(cfg *Config) []UplinkConfig {
+	list := slices.Clone(cfg.Uplinks)
+	for i := range list {
+		list[i].Identity = gateway.IdentityConfig{}
+	}
+	return list
+}
+
 // needsRestart names the first part of the configuration that differs and cannot be exchanged while running.
 func needsRestart(old, new *Config) string {
 	for _, part := range []struct {
@@ -415,7 +440,7 @@ func needsRestart(old, new *Config) string {
 		old, new any
 	}{
 		{"gateway", old.Gateway, new.Gateway}, {"data_dir", old.DataDir, new.DataDir}, {"key_dir", old.KeyDir, new.KeyDir},
-		{"sources", old.Sources, new.Sources}, {"uplinks", old.Uplinks, new.Uplinks},
+		{"sources", old.Sources, new.Sources}, {"uplinks", connections(old), connections(new)},
 		{"journal", old.Journal, new.Journal}, {"audit", old.Audit, new.Audit}, {"admin", old.Admin, new.Admin},
 	} {
 		a, errA := json.Marshal(part.old)
@@ -486,7 +511,8 @@ func adminSocket(cfg *Config) string { return filepath.Join(cfg.DataDir, "admin.
 // openConsole opens the admin socket and, when configured, the TCP listener.
 func (a *assembly) openConsole() error {
 	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Log: a.log,
-		Reload: func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
+		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records},
+		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
 		return err
 	}

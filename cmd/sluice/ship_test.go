@@ -95,7 +95,7 @@ func runUntil(t *testing.T, file string, done func(a *assembly) bool) {
 		t.Fatal(err)
 	}
 	a, err := assemble(cfg, slog.New(slog.DiscardHandler), parts{
-		uplink: func(string, *UplinkConfig, *slog.Logger) (gateway.Uplink, error) {
+		uplink: func(string, *UplinkConfig) (gateway.Uplink, error) {
 			return &lineUplink{out: &lineWriter{}}, nil
 		},
 		source: func(*SourceConfig, *slog.Logger) (runner, error) { return nil, nil },

@@ -6,6 +6,9 @@
 // still where it was written, from where that begins. Prove takes one record out of it with the hashes that lead to a
 // checkpoint, and CheckProof checks that offline.
 //
+// Reconcile compares what a recipient captured with what the records say left, both ways, by the id and the salt that
+// came with each message. A log cannot show what never entered it; the recipient's capture can.
+//
 // A proof travels as JSON: seq; size, the size of the checkpoint's tree; record, base64 of the record's encoding
 // (package gateway, "Records"); hashes, the inclusion path from the leaf up, base64 [RFC 6962 §2.1.1]; checkpoint, its
 // signed text.

@@ -44,6 +44,7 @@ type Options struct {
 	Ready    func() []Condition
 	Reload   func(ctx context.Context, by Caller) error                         // put the configuration as it is on disk in force
 	Query    map[string]func(ctx context.Context, r *http.Request) (any, error) // GET /api/v1/<name>: answered as JSON
+	Private  map[string]func(ctx context.Context, r *http.Request) (any, error) // the same, over the socket only
 	Log      *slog.Logger
 }
 
@@ -100,6 +101,9 @@ func (s *Server) ListenSocket(path string) error {
 	}
 	mux := s.reading()
 	mux.HandleFunc("POST /-/reload", s.reload)
+	for name, query := range s.o.Private {
+		mux.HandleFunc("GET /api/v1/"+name, func(w http.ResponseWriter, r *http.Request) { answer(w, r, query) })
+	}
 	s.listeners = append(s.listeners, listener{l, mux})
 	return nil
 }

@@ -2,9 +2,6 @@ package journal
 
 import (
 	"encoding/json"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -38,20 +35,6 @@ type steadyClock struct {
 	up          time.Duration // at the last look
 	seen, dirty bool
 	saved       time.Duration
-}
-
-// uptime tells how long the box has been up, the time asleep included, which Go's monotonic clock leaves out.
-func uptime() func() time.Duration {
-	start := time.Now()
-	return func() time.Duration {
-		if text, err := os.ReadFile("/proc/uptime"); err == nil {
-			seconds, _, _ := strings.Cut(string(text), " ")
-			if s, err := strconv.ParseFloat(seconds, 64); err == nil {
-				return time.Duration(s * float64(time.Second))
-			}
-		}
-		return time.Since(start)
-	}
 }
 
 // look takes in what the clocks say now.
@@ -147,7 +130,7 @@ func (a *archiveAge) add(seq uint64, r *gateway.Record) {
 		a.class, a.provision = true, seq+1
 	case r.Kind == gateway.DeliveryRecord || r.Kind == gateway.ExpiryRecord:
 		a.class = a.class || r.First < a.provision
-	case r.Kind == gateway.ReleaseRecord: // what a person let out
+	case r.Kind == gateway.ReleaseRecord: // what a person let out, or had sent again
 		a.class = true
 	}
 	if a.untimed = !r.Trusted; r.Trusted {
@@ -157,8 +140,8 @@ func (a *archiveAge) add(seq uint64, r *gateway.Record) {
 
 // ageOf reads what the retention of the oldest archive depends on.
 func (j *Journal) ageOf(m *archiveMeta) (archiveAge, error) {
-	if j.age.next == m.Next && !j.age.untimed {
-		return j.age, nil
+	if j.frontAge.next == m.Next && !j.frontAge.untimed {
+		return j.frontAge, nil
 	}
 	a := archiveAge{next: m.Next}
 	if b := j.trimmedBase(); b != nil {
@@ -188,14 +171,14 @@ func (j *Journal) ageOf(m *archiveMeta) (archiveAge, error) {
 			return errStop
 		})
 	}
-	j.age = a
+	j.frontAge = a
 	return a, err
 }
 
 // expired reports whether every record of the oldest archive is older than it has to be kept.
 func (j *Journal) expired(m *archiveMeta, now time.Time) (bool, error) {
 	least := min(j.opt.Retention.Default, j.opt.Retention.Provision)
-	if least <= 0 || now.UnixMilli()-j.age.newest < least.Milliseconds() && j.age.next == m.Next {
+	if least <= 0 || now.UnixMilli()-j.frontAge.newest < least.Milliseconds() && j.frontAge.next == m.Next {
 		return false, nil
 	}
 	a, err := j.ageOf(m)
@@ -215,7 +198,7 @@ func (j *Journal) needed(a *archiveAge) time.Duration {
 
 // noteAge looks at the oldest archive when it is another one, for the forecast.
 func (j *Journal) noteAge(m *archiveMeta) error {
-	if j.opt.Retention == (Retention{}) || j.age.next == m.Next {
+	if j.opt.Retention == (Retention{}) || j.frontAge.next == m.Next {
 		return nil
 	}
 	a, err := j.ageOf(m)

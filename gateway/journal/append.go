@@ -20,19 +20,20 @@ type batch struct {
 	arena []byte // holds every value
 	size  int    // bytes of values
 	done  func(first uint64, err error)
-	ready chan struct{} // Delivered waits on it, instead of done
+	ready chan struct{} // who settles waits on it, instead of done
 	err   error         // cannot be committed
 
-	// urgent batches hold no body and no decision. They pass a committer that is full: a delivery makes room.
-	urgent  bool
-	deliver *delivery
+	// urgent batches hold no body and no decision. They pass a committer that is full: a settlement makes room.
+	urgent bool
+	settle *settlement
 }
 
 // item is one record with its bodies.
 type item struct {
 	record   []byte // leaf hash ‖ record
 	bodies   []sealed
-	message  bool // a decision, counted in totals
+	message  bool   // a decision, counted in totals
+	again    uint64 // seq of the decision of a dead message that waits again
 	decision decision
 }
 
@@ -122,12 +123,13 @@ func (j *Journal) prepare(b *batch, entries []*gateway.Entry) error {
 func (j *Journal) prepareEntry(b *batch, e *gateway.Entry, take func(int) []byte) error {
 	it := b.next()
 	it.bodies = it.bodies[:0]
-	it.message = e.Source != "" && !e.Control
+	it.message, it.again = e.Source != "" && !e.Control && e.Again == 0, e.Again
 	if len(e.Record) < 2 || it.message != (gateway.RecordKind(e.Record[1]) == gateway.DecisionRecord) || len(e.Outlets) > maxOutlets {
 		return errors.New("append to journal: entry does not fit its record")
 	}
-	if gateway.RecordKind(e.Record[1]) == gateway.DeliveryRecord {
-		return errors.New("append to journal: deliveries are the journal's to record")
+	switch gateway.RecordKind(e.Record[1]) {
+	case gateway.DeliveryRecord, gateway.ExpiryRecord:
+		return errors.New("append to journal: settlements are the journal's to record")
 	}
 	h := header{waits: e.Waits, holds: e.Holds, grade: e.Grade}
 	if e.Source != "" {
@@ -139,7 +141,7 @@ func (j *Journal) prepareEntry(b *batch, e *gateway.Entry, take func(int) []byte
 	}
 	it.decision = decision{source: h.source, grade: e.Grade, waits: e.Waits, holds: e.Holds, blocks: e.Blocks}
 	b.urgent = b.urgent && !it.message && len(e.Outlets) == 0
-	if !it.message && !e.Control && len(e.Outlets) > 0 {
+	if !it.message && !e.Control && e.Again == 0 && len(e.Outlets) > 0 {
 		return errors.New("append to journal: only messages and control entries have outlets")
 	}
 
@@ -164,6 +166,10 @@ func (j *Journal) prepareEntry(b *batch, e *gateway.Entry, take func(int) []byte
 		o := &e.Outlets[i]
 		s := sealed{header: h, variant: byte(i)}
 		s.own = o.Uplinks
+		s.flags |= o.Priority & 3 << priorityShift
+		if !o.Hold {
+			it.decision.prioritize(o.Uplinks, o.Priority)
+		}
 		kind := 0
 		if o.Hold {
 			s.flags |= flagHold

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 
@@ -51,6 +52,7 @@ type base struct {
 	Names     map[string][]string `json:"names"`
 	Newest    int64               `json:"newest"`    // of their times, of those that can be trusted, in milliseconds since 1970
 	Provision uint64              `json:"provision"` // seq behind the last decision of the class provision
+	States    []baseStates        `json:"states"`
 	Nodes     []node              `json:"nodes"`
 	Changes   []kept              `json:"changes"`
 	Settings  []openSetting       `json:"settings"`
@@ -58,6 +60,25 @@ type base struct {
 
 	nodes map[nodeID]tlog.Hash
 	open  openSet
+}
+
+// baseStates is one chunk of states of one uplink.
+type baseStates struct {
+	Chunk  uint64 `json:"chunk"`
+	Uplink int    `json:"uplink"`
+	Value  []byte `json:"value"`
+}
+
+// all returns the states as a base stores them.
+func (s *states) all() (list []baseStates) {
+	for _, n := range slices.Sorted(maps.Keys(s.chunks)) {
+		for u := range gateway.MaxUplinks {
+			if c := s.chunks[n]; c.of[u] != nil {
+				list = append(list, baseStates{n, u, c.encode(u)})
+			}
+		}
+	}
+	return list
 }
 
 // node is the root of a complete subtree.
@@ -78,10 +99,21 @@ type kept struct {
 	Record []byte `json:"record"`
 }
 
-// state returns the state as of Next, for a ledger to start from.
+// state returns the state as of Next, for a ledger to start from. Nothing of it counts as stored.
 func (b *base) state() *snapshot {
 	s := b.snapshot
-	s.Tree = slices.Clone(s.Tree)
+	s.Tree, s.states = slices.Clone(s.Tree), make(map[uint64]*chunk)
+	for _, st := range b.States {
+		c := s.states[st.Chunk]
+		if c == nil {
+			c = new(chunk)
+			s.states[st.Chunk] = c
+		}
+		if err := c.decode(st.Uplink, st.Value); err != nil {
+			panic("journal: states were checked before: " + err.Error())
+		}
+		c.fresh |= 1 << st.Uplink
+	}
 	return &s
 }
 
@@ -112,6 +144,11 @@ func (b *base) index() error {
 			return errBase
 		}
 		b.nodes[nodeID{n.Level, n.N}] = n.Hash
+	}
+	for _, st := range b.States {
+		if st.Uplink < 0 || st.Uplink >= gateway.MaxUplinks || new(chunk).decode(st.Uplink, st.Value) != nil {
+			return errBase
+		}
 	}
 	b.open = openSet{settings: b.Settings, bytes: b.Open}
 	return b.open.index()
@@ -197,16 +234,40 @@ func (j *Journal) readBase() (*base, error) {
 	return openBase(copied, j.keys)
 }
 
-// openSetting is what open decisions have in common.
+// openSetting is what open entries have in common.
 type openSetting struct {
-	Source uint16            `json:"source"`
-	Grade  gateway.Grade     `json:"grade"`
-	Waits  gateway.UplinkSet `json:"waits"`
-	Holds  gateway.UplinkSet `json:"holds"`
-	Blocks gateway.UplinkSet `json:"blocks"`
+	Kind       gateway.RecordKind `json:"kind"`
+	Source     uint16             `json:"source"`
+	Grade      gateway.Grade      `json:"grade"`
+	Waits      gateway.UplinkSet  `json:"waits"`
+	Holds      gateway.UplinkSet  `json:"holds"`
+	Blocks     gateway.UplinkSet  `json:"blocks"`
+	Priorities uint64             `json:"priorities"`
 }
 
-// openSet lists trimmed decisions that were not settled where the records here begin, by growing seq: for each the
+func (s *openSetting) setDecision(d decision) {
+	s.Source, s.Grade, s.Waits, s.Holds, s.Blocks, s.Priorities = d.source, d.grade, d.waits, d.holds, d.blocks, d.priorities
+}
+
+// record returns as much of a record as decisionOf needs.
+func (s *openSetting) record() *gateway.Record {
+	r := &gateway.Record{Kind: s.Kind, Source: s.Source, Grade: s.Grade}
+	for u := range gateway.MaxUplinks {
+		o := gateway.Outcome{Uplink: uint8(u), State: gateway.Blocked, Priority: byte(s.Priorities >> (2 * u) & 3)}
+		switch {
+		case s.Waits.Has(u):
+			o.State = gateway.Waiting
+		case s.Holds.Has(u):
+			o.State = gateway.Held
+		case !s.Blocks.Has(u):
+			continue
+		}
+		r.Outcomes = append(r.Outcomes, o)
+	}
+	return r
+}
+
+// openSet lists trimmed entries that were not settled where the records here begin, by growing seq: for each the
 // distance to the one before, uvarint, and the number of its setting, uvarint.
 type openSet struct {
 	settings []openSetting
@@ -214,18 +275,18 @@ type openSet struct {
 
 	last    uint64
 	numbers map[openSetting]uint64 // while it is made
-	marks   []openMark             // every markLen decisions, to begin at
+	marks   []openMark             // every markLen entries, to begin at
+	records []*gateway.Record      // of the settings
 }
 
 type openMark struct {
 	at  int
-	seq uint64 // of the decision before
+	seq uint64 // of the entry before
 }
 
 const markLen = 1024
 
-func (o *openSet) add(seq uint64, d *decision) {
-	s := openSetting{d.source, d.grade, d.waits, d.holds, d.blocks}
+func (o *openSet) add(seq uint64, s openSetting) {
 	n, ok := o.numbers[s]
 	if !ok {
 		if o.numbers == nil {
@@ -238,8 +299,11 @@ func (o *openSet) add(seq uint64, d *decision) {
 	o.last = seq
 }
 
-// index checks the bytes and makes the marks.
+// index checks the bytes and makes what is looked up.
 func (o *openSet) index() error {
+	for i := range o.settings {
+		o.records = append(o.records, o.settings[i].record())
+	}
 	n := 0
 	var seq uint64
 	for at := 0; at < len(o.bytes); n++ {
@@ -267,8 +331,8 @@ func (o *openSet) read(at int) (step, setting uint64, used int) {
 	return step, setting, a + b
 }
 
-// each calls fn for the open decisions from first to last.
-func (o *openSet) each(first, last uint64, fn func(seq uint64, d *decision) error) error {
+// each calls fn for the open entries from first to last. The record is not fn's.
+func (o *openSet) each(first, last uint64, fn func(seq uint64, r *gateway.Record) error) error {
 	i, _ := slices.BinarySearchFunc(o.marks, first, func(m openMark, seq uint64) int {
 		if m.seq < seq {
 			return -1
@@ -291,8 +355,7 @@ func (o *openSet) each(first, last uint64, fn func(seq uint64, d *decision) erro
 		if seq > last {
 			return nil
 		}
-		s := &o.settings[setting]
-		if err := fn(seq, &decision{source: s.Source, grade: s.Grade, waits: s.Waits, holds: s.Holds, blocks: s.Blocks}); err != nil {
+		if err := fn(seq, o.records[setting]); err != nil {
 			return err
 		}
 	}

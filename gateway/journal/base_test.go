@@ -16,7 +16,7 @@ func TestOpenDecisionsAreFoundByTheirSeq(t *testing.T) {
 	for seq := uint64(0); len(want) < 5000; {
 		seq += 1 + rng.Uint64N(100)
 		want = append(want, seq)
-		o.add(seq, &decision{source: uint16(seq % 3), grade: gateway.Grade(seq % 4), waits: gateway.UplinkSet(seq % 5)})
+		o.add(seq, openSetting{Kind: gateway.DecisionRecord, Source: uint16(seq % 3), Grade: gateway.Grade(seq % 4), Waits: gateway.UplinkSet(seq % 5), Holds: 8, Priorities: seq % 5 & 1 * 3})
 	}
 	again := openSet{settings: o.settings, bytes: o.bytes}
 	if err := again.index(); err != nil {
@@ -31,9 +31,9 @@ func TestOpenDecisionsAreFoundByTheirSeq(t *testing.T) {
 				wanted = append(wanted, seq)
 			}
 		}
-		err := again.each(first, last, func(seq uint64, d *decision) error {
-			if d.source != uint16(seq%3) || d.grade != gateway.Grade(seq%4) || d.waits != gateway.UplinkSet(seq%5) {
-				return fmt.Errorf("decision %d is another's: %+v", seq, d)
+		err := again.each(first, last, func(seq uint64, r *gateway.Record) error {
+			if d := decisionOf(r); d.source != uint16(seq%3) || d.grade != gateway.Grade(seq%4) || d.waits != gateway.UplinkSet(seq%5) || d.holds != 8 || d.priorities != seq%5&1*3 {
+				return fmt.Errorf("entry %d is another's: %+v", seq, r)
 			}
 			got = append(got, seq)
 			return nil
@@ -69,7 +69,7 @@ func TestWhatIsKeptOpensOnlyWhole(t *testing.T) {
 func FuzzOpenSet(f *testing.F) {
 	var o openSet
 	for seq := range uint64(50) {
-		o.add(seq*seq+1, &decision{source: uint16(seq % 2)})
+		o.add(seq*seq+1, openSetting{Source: uint16(seq % 2)})
 	}
 	f.Add(o.bytes)
 	f.Add([]byte{0, 0})
@@ -80,7 +80,7 @@ func FuzzOpenSet(f *testing.F) {
 			return
 		}
 		var last, n uint64
-		err := s.each(0, ^uint64(0), func(seq uint64, d *decision) error {
+		err := s.each(0, ^uint64(0), func(seq uint64, _ *gateway.Record) error {
 			if seq <= last {
 				return fmt.Errorf("%d follows %d", seq, last)
 			}

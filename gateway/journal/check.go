@@ -43,7 +43,7 @@ func (r *Report) add(format string, args ...any) {
 // Check reads a whole journal that nobody writes to and proves its invariants: every record decodes, has its hash and
 // follows the one before; every checkpoint states the root of its records; every body opens and belongs to its decision;
 // no message is decided twice; what waits or is held still has its body; every delivery counts what it covers; totals,
-// tally, cursors and stored hashes are what the records come to, and received equals the sum of the states.
+// tally, states and stored hashes are what the records come to, and received equals the sum of the states.
 //
 // verify checks a checkpoint's signature; with nil, signatures are not looked at and checkpoints only counted. progress,
 // when not nil, is told how many records of how many were read. What is wrong with the journal is in the report; the
@@ -59,7 +59,7 @@ func Check(ctx context.Context, dir string, keys []Key, verify func(text []byte)
 		return r, err
 	}
 	defer j.Close()
-	c := checker{ctx: ctx, j: j, report: &r, verify: verify, progress: progress, ids: make(idSet), parked: make(map[uint64]gateway.UplinkSet)}
+	c := checker{ctx: ctx, j: j, report: &r, verify: verify, progress: progress, ids: make(idSet), parked: make(map[uint64]gateway.UplinkSet), controls: make(map[uint64]bool), led: newLedger()}
 	c.readParked()
 	c.readCheckpoints()
 	c.readRecords()
@@ -83,6 +83,7 @@ type checker struct {
 	record      gateway.Record
 	ids         idSet
 	parked      map[uint64]gateway.UplinkSet // seq → where its parked bodies are held
+	controls    map[uint64]bool              // the gateway's own entries, whose waiting the records do not tell
 	checkpoints []Checkpoint                 // not reached yet
 	roots       []tlog.Hash                  // of checkpoints
 	signed      uint64
@@ -157,8 +158,8 @@ func (c *checker) readRecords() {
 				return c.ctx.Err()
 			}
 		}
-		c.report.Records++ // read
-		if err := c.led.apply(record, &c.record, c.j.decisions, c.compareRoot); err != nil {
+		c.report.Records++
+		if err := c.led.apply(record, &c.record, c.j.between, c.compareRoot, nil); err != nil {
 			c.report.add("%v", err)
 			if c.led.tree.size == seq {
 				c.led.tree.push(leafHash(record))
@@ -199,7 +200,7 @@ func (c *checker) decision(seq uint64) {
 	}
 	d := decisionOf(&c.record)
 	for u := range gateway.MaxUplinks {
-		if d.waits.Has(u) && c.j.led.cursors[u] < seq {
+		if d.waits.Has(u) && c.j.led.stateOf(u, seq) == gateway.Waiting {
 			c.report.add("record %d: its message still waits and has no body", seq)
 		}
 	}
@@ -272,6 +273,9 @@ func (b *bodies) visit(seq uint64, key, value []byte) error {
 		return nil
 	}
 	b.c.report.Bodies++
+	if body.control() {
+		b.c.controls[seq] = true
+	}
 	set := &b.waits
 	if body.hold() {
 		set = &b.holds
@@ -291,8 +295,17 @@ func (b *bodies) visit(seq uint64, key, value []byte) error {
 
 // end checks that the record in hand had all its bodies.
 func (b *bodies) end() {
-	if b.have && b.record.Kind == gateway.DecisionRecord && (b.waits != b.decision.waits || b.holds != b.decision.holds) {
-		b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
+	if b.have && b.record.Kind == gateway.DecisionRecord {
+		extra := b.waits&^b.decision.waits | b.holds&^b.decision.holds
+		missing := b.decision.holds &^ b.holds
+		for u := range gateway.MaxUplinks { // what is settled may be gone
+			if st := b.c.j.led.stateOf(u, b.seq); b.decision.waits.Has(u) && (st == gateway.Waiting || st == gateway.Dead) {
+				missing |= 1 << u &^ b.waits
+			}
+		}
+		if extra|missing != 0 {
+			b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
+		}
 	}
 	b.have = false
 }
@@ -309,14 +322,36 @@ func (c *checker) compare() {
 	if l.totals != j.led.totals {
 		c.report.add("the totals of the records are not those in %s", stateFile)
 	}
-	if l.cursors != j.led.cursors {
-		c.report.add("the cursors of the deliveries are not those in %s", stateFile)
-	}
+	c.compareStates()
 	if !l.totals.Identity() {
 		c.report.add("received is not the sum of the states")
 	}
 	if !bytes.Equal(l.series(), j.led.series()) {
 		c.report.add("the tally of the records is not the one in %s", stateFile)
+	}
+}
+
+// compareStates compares what waits by the records with what waits by the state.
+func (c *checker) compareStates() {
+	for _, led := range []*ledger{&c.led, &c.j.led} {
+		other := &c.j.led
+		if led == other {
+			other = &c.led
+		}
+		for n, chunk := range led.states.chunks {
+			for u := range gateway.MaxUplinks {
+				if chunk.of[u] == nil {
+					continue
+				}
+				for i := range chunkLen {
+					seq := n<<chunkBits + uint64(i)
+					if chunk.get(u, i) == gateway.Waiting && other.states.get(u, seq) != gateway.Waiting && !c.controls[seq] {
+						c.report.add("record %d: what waits by the records is not what waits by %s", seq, stateFile)
+						return
+					}
+				}
+			}
+		}
 	}
 }
 

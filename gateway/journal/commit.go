@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/bits"
 	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/sluice-edge/sluice/gateway"
 )
 
 // Bounds of one transaction.
@@ -30,7 +33,11 @@ func (j *Journal) enqueue(b *batch) bool {
 	if j.closing {
 		return false
 	}
-	if b.deliver != nil {
+	if len(j.urgent)+len(j.queue) == 0 {
+		j.queuedAt = time.Now()
+	}
+	j.queuedBytes += b.size
+	if b.settle != nil {
 		j.urgent = append(j.urgent, b)
 	} else {
 		j.queue = append(j.queue, b)
@@ -58,7 +65,8 @@ func (j *Journal) due() (checkpoint, look bool) {
 
 // blocked reports whether nothing but urgent batches may be committed.
 func (j *Journal) blocked() bool {
-	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() || j.reserveSpent.Load()
+	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() ||
+		j.reserveSpent.Load() || j.uplinkRoom.Load() <= 0
 }
 
 // Full reports that the budget is spent or the disk refuses to write: what is appended now waits.
@@ -110,13 +118,17 @@ func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
 		if j.gaveUp {
 			return group, false
 		}
-		if !j.pausing || j.closing {
+		if (!j.pausing || j.closing) && !j.lingering() {
 			full := j.blocked()
 			j.urgent = gather(&group, j.urgent, groupBytes, false)
 			if !j.failing.Load() || len(group) == 0 { // after a failure what makes room goes alone
 				j.queue = gather(&group, j.queue, j.room(), full)
 			}
 			if len(group) > 0 {
+				j.hurried, j.queuedAt, j.queuedBytes = false, time.Now(), 0
+				for _, b := range j.queue {
+					j.queuedBytes += b.size
+				}
 				return group, true
 			}
 			if j.closing {
@@ -133,9 +145,45 @@ func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
 	}
 }
 
+// lingerBytes is how much is worth a transaction of its own: what that costs beside is small then.
+const lingerBytes = 256 << 10
+
+// lingering reports whether the committer waits for more before the next commit, and sees to it that it looks again. j.qmu
+// is held.
+func (j *Journal) lingering() bool {
+	if j.opt.Linger <= 0 || j.closing || j.hurried || j.queuedBytes >= lingerBytes || len(j.urgent)+len(j.queue) == 0 {
+		return false
+	}
+	left := j.opt.Linger - time.Since(j.queuedAt)
+	if left <= 0 {
+		return false
+	}
+	if !j.linger {
+		j.linger = true
+		j.opt.after(left, func() {
+			j.qmu.Lock()
+			defer j.qmu.Unlock()
+			j.linger = false
+			j.wake.Signal()
+		})
+	}
+	return true
+}
+
+// Hurry ends the wait for more before the next commit: somebody waits for it who sends nothing more until then.
+func (j *Journal) Hurry() {
+	if j.opt.Linger <= 0 {
+		return
+	}
+	j.qmu.Lock()
+	defer j.qmu.Unlock()
+	j.hurried = true
+	j.wake.Signal()
+}
+
 // room returns the bytes that one transaction may add: the last one before the journal is full ends where it is full.
 func (j *Journal) room() int {
-	left := min(j.opt.MaxSize-j.bodyBytes.Load(), j.opt.AuditMaxSize-j.opt.auditReserve()-j.recordBytes.Load())
+	left := min(j.opt.MaxSize-j.bodyBytes.Load(), j.opt.AuditMaxSize-j.opt.auditReserve()-j.recordBytes.Load(), j.uplinkRoom.Load())
 	return int(min(groupBytes, left))
 }
 
@@ -168,7 +216,7 @@ func gather(group *[]*batch, queue []*batch, room int, full bool) []*batch {
 func (b *batch) finish(first uint64, err error) {
 	if b.ready != nil {
 		b.err = err
-		<-b.deliver.slot
+		<-b.settle.slot
 		close(b.ready)
 		return
 	}
@@ -210,7 +258,7 @@ func (j *Journal) commitGroup(group []*batch) {
 	}
 }
 
-// recycleUnlessAwaited returns the memory of b; that of a delivery belongs to its caller again.
+// recycleUnlessAwaited returns the memory of b; that of a settlement belongs to its caller again.
 func (b *batch) recycleUnlessAwaited() {
 	if b.ready == nil {
 		b.recycle()
@@ -310,23 +358,22 @@ func (j *Journal) apply(group []*batch, tree compact, roots []freshRoot) {
 		}
 		for i := range b.items {
 			it := &b.items[i]
-			if it.message {
-				j.led.decide(&it.decision)
-			}
+			j.enter(seq, it)
 			for k := range it.bodies {
 				s := &it.bodies[k]
-				m.addBody(seq, &s.header, len(s.value))
+				m.addBody(seq, &s.header, len(s.value), waitsNow)
 				j.expect(seq, &s.header, len(s.value))
 				bodies += int64(len(s.value))
 			}
 			records += int64(len(it.record))
 			seq++
 		}
-		if b.deliver != nil {
-			j.settle(b.deliver)
+		if b.settle != nil {
+			j.settle(b.settle)
 		}
 	}
 	j.led.tree = tree
+	j.ages.add(tree.size, j.age())
 	m.Next = tree.size
 	m.RecordBytes += uint64(records)
 	j.writeBodies += bodies
@@ -335,10 +382,39 @@ func (j *Journal) apply(group []*batch, tree compact, roots []freshRoot) {
 	for _, r := range roots {
 		j.roots[r.n] = r.hash
 	}
+	j.measure()
+	j.wakeWaiters()
+}
+
+func waitsNow(int) gateway.State { return gateway.Waiting }
+
+// enter lets the ledger follow one committed entry. j.mu is held.
+func (j *Journal) enter(seq uint64, it *item) {
+	switch {
+	case it.message:
+		j.led.decide(seq, &it.decision)
+	case it.again > 0:
+		if err := j.led.retry(bits.TrailingZeros32(uint32(it.decision.waits)), seq, it.again); err != nil {
+			panic("journal: retry: " + err.Error()) // Retry made sure of it, and the uplink's slot was held since
+		}
+	default:
+		j.led.expect(seq, it.decision.waits)
+	}
+}
+
+// wakeWaiters wakes who waits for a change. j.mu is held.
+func (j *Journal) wakeWaiters() {
 	if j.waiters > 0 {
 		close(j.changed)
 		j.changed, j.waiters = make(chan struct{}), 0
 	}
+}
+
+// notify is wakeWaiters for who does not hold j.mu.
+func (j *Journal) notify() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.wakeWaiters()
 }
 
 // openSegment starts the next segment.
@@ -394,7 +470,7 @@ func (j *Journal) commitFailed(group []*batch, err error) {
 	defer j.qmu.Unlock()
 	var urgent, queue []*batch
 	for _, b := range group {
-		if b.deliver != nil {
+		if b.settle != nil {
 			urgent = append(urgent, b)
 		} else {
 			queue = append(queue, b)

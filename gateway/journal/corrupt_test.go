@@ -34,7 +34,8 @@ func corruptible(t *testing.T) (o Options, waiting map[uint64][32]byte) {
 	drain(t, j, 0)
 	add(400)
 	waiting = make(map[uint64][32]byte)
-	for _, m := range read(t, j, 0, j.Cursor(0), 1000) {
+	_, out := read(t, j, 0, 1000)
+	for _, m := range out {
 		waiting[m.Seq] = sha256.Sum256(m.Payload)
 	}
 	if err := j.Close(); err != nil {
@@ -58,13 +59,12 @@ func probe(t *testing.T, o Options, waiting map[uint64][32]byte) (found bool) {
 	}
 	defer j.Close()
 	n := 0
-	for after := j.Cursor(0); ; {
-		out, err := j.Read(0, after, 100, 1<<20, nil)
+	for f := j.Feed(0); ; {
+		out, err := f.Next(100, 1<<20, nil)
 		for _, m := range out {
 			if sha256.Sum256(m.Payload) != waiting[m.Seq] || m.Topic != "v1/t" {
 				t.Fatalf("record %d: a wrong body was read", m.Seq)
 			}
-			after = m.Seq
 		}
 		n += len(out)
 		if err != nil || len(out) == 0 {
@@ -146,10 +146,7 @@ func TestABodyUnderAnUnknownKeyIsReportedByItsSeq(t *testing.T) {
 	other.Keys = []Key{{ID: 8, Secret: [32]byte{9}}}
 	j = openTest(t, other)
 	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("new")))
-	if out, err := j.Read(0, 0, 10, 1<<20, nil); err == nil || err.Error() != "body 0 of record 1 cannot be opened" || len(out) != 0 {
-		t.Fatalf("read %d, err = %v", len(out), err)
-	}
-	if out, err := j.Read(0, 1, 10, 1<<20, nil); err != nil || len(out) != 1 || string(out[0].Payload) != "new" {
+	if out, err := j.Feed(0).Next(10, 1<<20, nil); err == nil || err.Error() != "body 0 of record 2 cannot be opened" || len(out) != 0 {
 		t.Fatalf("read %d, err = %v", len(out), err)
 	}
 	j.Close()
@@ -172,12 +169,13 @@ func TestWhatStandsInFrontOfADamagedBodyIsRead(t *testing.T) {
 	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", []byte("second")))
 	j.Close()
 	j = openTest(t, o)
-	out, err := j.Read(0, 0, 10, 1<<20, nil)
+	f := j.Feed(0)
+	out, err := f.Next(10, 1<<20, nil)
 	if err != nil || len(out) != 1 || string(out[0].Payload) != "first" {
 		t.Fatalf("read %d, err = %v", len(out), err)
 	}
 	var damaged *ErrCorrupt
-	if out, err = j.Read(0, out[0].Seq, 10, 1<<20, out[:0]); !errors.As(err, &damaged) || len(out) != 0 {
+	if out, err = f.Next(10, 1<<20, out[:0]); !errors.As(err, &damaged) || len(out) != 0 {
 		t.Fatalf("read %d, err = %v", len(out), err)
 	}
 }

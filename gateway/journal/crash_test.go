@@ -60,13 +60,14 @@ func crashChild(spec string) {
 	}
 	for u, most := range []int{64, 40} {
 		go func() {
-			for j.Await(context.Background(), u, j.Cursor(u)) == nil {
-				out, err := j.Read(u, j.Cursor(u), most, 1<<20, nil)
+			f := j.Feed(u)
+			for f.Await(context.Background()) == nil {
+				out, err := f.Next(most, 1<<20, nil)
 				if err != nil {
 					fmt.Println("error", err)
 					os.Exit(1)
 				}
-				if j.Delivered(context.Background(), u, out) == nil {
+				if f.Settle(context.Background(), out, gateway.Forwarded, "") == nil {
 					fmt.Println("d", u, out[len(out)-1].Seq)
 				}
 			}
@@ -148,8 +149,8 @@ func afterCrash(t *testing.T, dir string, committed uint64, delivered [2]uint64)
 		t.Fatalf("record %d was acknowledged, there are %d", committed, j.Size())
 	}
 	for u, seq := range delivered {
-		if j.Cursor(u) < seq {
-			t.Fatalf("uplink %d: cursor %d, %d was told", u, j.Cursor(u), seq)
+		if _, out := read(t, j, u, 1); len(out) > 0 && out[0].Seq <= seq {
+			t.Fatalf("uplink %d: %d waits, %d was told", u, out[0].Seq, seq)
 		}
 	}
 }

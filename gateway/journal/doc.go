@@ -7,7 +7,7 @@
 //	lock                                    held by the writer (flock, exclusive) or by readers (shared)
 //	segment-<first seq, 20 digits>.bolt     records and bodies; the newest one may be open for writing
 //	state.bolt                              numbers of names; what the records came to, up to some seq
-//	parked.bolt                             held bodies whose segment is gone, each with its record
+//	parked.bolt                             held and dead bodies whose segment is gone, each with its record
 //	archive/archive-<first seq>.slr         records and checkpoints of segments that are gone
 //	archive/archive-<first seq>.receipt     a collector's receipt for it (package crypto/signed)
 //	archive/trimmed                         what is kept of archives that are gone
@@ -35,7 +35,8 @@
 //	sealed      AES-256-GCM of: topic length(2) ‖ salt(16) ‖ id(16) ‖ topic ‖ payload; the tag(16) comes last
 //
 // The first three are sets of uplinks, bit n for number n: those of this body, those for which the message waits and
-// those for which it is held, in any of its bodies. Flags: 1 held, 2 control, 4 retain, 8 and 16 the QoS. The key is
+// those for which it is held, in any of its bodies. Flags: 1 held, 2 control, 4 retain, 8 and 16 the QoS, 32 and 64 the priority.
+// The key is
 // HKDF-SHA256 of the at-rest key with that id, salt the 8 bytes of incarnation, info "sluice journal v1", 32 bytes
 // [RFC 5869]. The nonce is counter ‖ 0 0 0 ‖ variant; a counter is drawn for every entry and never again in an incarnation,
 // and an incarnation is 64 random bits drawn at every Open. Header and frame head are the additional data. The tag is the
@@ -64,17 +65,23 @@
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8), "trimmed" (newest → a copy of the file trimmed; clock → JSON: for how long the clock has been steady) and
-// "snapshot" (newest → JSON: tree, cursors, totals, tally, segments and checkpoint as of record next). A name is
-// durable before a record uses its number. All the rest follows from the records and is written at the end of a segment,
-// with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it. Deliveries say
-// that an uplink acknowledged whatever waited for it from its cursor to Last: Count messages. Control entries wait and
-// are acknowledged like messages and are in no count.
+// level 8), "trimmed" (newest → a copy of the file trimmed; clock → JSON: for how long the clock has been steady), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next) and
+// "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state). A name is durable before a
+// record uses its number, and has an event record too. All of it follows from the records and is written at the end of a
+// segment, with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it.
+//
+// # Settlements
+//
+// What waits for an uplink is settled once: forwarded or dead by a delivery record, expired or dropped by an expiry record.
+// Such a record says that of the messages from First to Last which still waited for Uplink, those in its scope, Count of
+// them, are settled. The scope is its detail: {"priority":N} is the messages of one priority, {"control":true} the gateway's
+// own entries, which are in no count, "grades":[…] limits it to grades, "why" is a code. Without a detail everything is
+// meant. A release record with the state waiting lets the dead message First wait for Uplink again, under its own seq.
 //
 // # Life of a segment
 //
-// When a segment's file is full, or the journal is, the next commit starts another. Once every uplink's cursor passed
-// every body of it, the sweeper (1) copies held bodies to parked.bolt, (2) writes the archive under a temporary name, syncs
+// When a segment's file is full, or the journal is, the next commit starts another. Once nothing in it waits for any
+// uplink, the sweeper (1) copies held and dead bodies to parked.bolt, (2) writes the archive under a temporary name, syncs
 // and renames it, (3) saves the state, (4) deletes the segment. After a crash between two steps, Open finds a segment
 // without archive, which is drained again, or with one, and deletes it.
 //

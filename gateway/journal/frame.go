@@ -31,13 +31,14 @@ const (
 	frameVersion = 1
 )
 
-// Flags of a body header. The QoS stands in the two bits from qosShift on.
+// Flags of a body header. The QoS stands in the two bits from qosShift on, the priority in two from priorityShift on.
 const (
 	flagHold = 1 << iota
 	flagControl
 	flagRetain
-	qosShift  = 3
-	knownFlag = flagHold | flagControl | flagRetain | 3<<qosShift
+	qosShift      = 3
+	priorityShift = 5
+	knownFlag     = flagHold | flagControl | flagRetain | 3<<qosShift | 3<<priorityShift
 )
 
 // errFrame is returned for bytes that are no body value of ours: altered, cut or sealed under an unknown key.
@@ -59,6 +60,17 @@ type header struct {
 
 func (h *header) hold() bool    { return h.flags&flagHold != 0 }
 func (h *header) control() bool { return h.flags&flagControl != 0 }
+func (h *header) retain() bool  { return h.flags&flagRetain != 0 }
+func (h *header) qos() byte     { return h.flags >> qosShift & 3 }
+func (h *header) priority() int { return int(h.flags >> priorityShift & 3) }
+
+// lane is the order in which the body waits.
+func (h *header) lane() int {
+	if h.control() {
+		return controlLane
+	}
+	return h.priority()
+}
 
 func (h *header) put(b []byte) {
 	binary.BigEndian.PutUint32(b, uint32(h.own))
@@ -78,7 +90,7 @@ func parseHeader(b []byte) (h header, ok bool) {
 	h.holds = gateway.UplinkSet(binary.BigEndian.Uint32(b[8:]))
 	h.source = binary.BigEndian.Uint16(b[12:])
 	h.grade, h.flags = gateway.Grade(b[14]), b[15]
-	return h, h.flags&^knownFlag == 0 && h.flags>>qosShift < 3 && h.grade <= gateway.Core
+	return h, h.flags&^knownFlag == 0 && h.qos() < 3 && h.grade <= gateway.Core
 }
 
 // bodySize is the size of a body value in the segment.

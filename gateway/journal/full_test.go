@@ -40,7 +40,14 @@ func awaitFull(t *testing.T, j *Journal) {
 		if time.Now().After(deadline) {
 			t.Fatal("the journal does not get full")
 		}
-		j.Await(context.Background(), 0, j.Cursor(0))
+		j.mu.Lock()
+		j.waiters++
+		changed := j.changed
+		j.mu.Unlock()
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 
@@ -60,9 +67,8 @@ func TestAFullJournalTakesDeliveriesAndThenTheRest(t *testing.T) {
 	go func() { wg.Wait(); close(done) }()
 	for settled := false; !settled; { // two uplinks, one half as fast
 		for u, most := range []int{40, 20} {
-			if err := j.Delivered(t.Context(), u, read(t, j, u, j.Cursor(u), most)); err != nil {
-				t.Fatal(err)
-			}
+			f, out := read(t, j, u, most)
+			forward(t, f, out)
 		}
 		select {
 		case <-done:
@@ -195,17 +201,21 @@ func TestCloseGivesUpWhatCannotBeWritten(t *testing.T) {
 func TestAwaitEndsWithACommitItsContextOrTheJournal(t *testing.T) {
 	j := openTest(t, testOptions(t.TempDir()))
 	ended := make(chan error)
-	go func() { ended <- j.Await(context.Background(), 3, 0) }()
+	f := j.Feed(3)
+	go func() { ended <- f.Await(context.Background()) }()
 	commit(t, j, message(j, "bench", gateway.General, 1<<3, 0, 0, "v1", nil))
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
+	if out, err := f.Next(10, 1<<20, nil); err != nil || len(out) != 1 {
+		t.Fatalf("%d handed out, %v", len(out), err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := j.Await(ctx, 3, 1); !errors.Is(err, context.Canceled) {
+	if err := f.Await(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("err = %v", err)
 	}
-	go func() { ended <- j.Await(context.Background(), 3, 1) }()
+	go func() { ended <- f.Await(context.Background()) }()
 	j.Close()
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Fatalf("err = %v", err)

@@ -1,13 +1,16 @@
 package journal
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,8 +42,17 @@ type Options struct {
 	Keys []Key  // at-rest keys; the first one seals, the others only open
 
 	MaxSize      int64 // body bytes of the segments and of parked.bolt; 0: DefaultMaxSize
+	DropGeneral  bool  // when they are nearly spent, the oldest general messages are dropped; else devices wait
 	AuditMaxSize int64 // record bytes, segments and archive; 0: DefaultAuditMaxSize
 	SegmentSize  int64 // of a segment's file; 0: an eighth of MaxSize, 1 MiB to 64 MiB
+
+	// MaxAge is how long a message of a grade may wait before it expires, 0 for ever. It counts while the gateway runs by a
+	// clock that nobody can set, and while it is off by Clock, when that is trusted.
+	MaxAge [gateway.Core + 1]time.Duration
+
+	// Linger is how long the committer waits for more before a commit that holds little, 0 to 1 s: fewer bytes are written,
+	// and acknowledgements come as much later.
+	Linger time.Duration
 
 	// Sign makes a checkpoint's text; nil: there are none. It is called by the committer after CheckpointEvery, when
 	// records were added, after CheckpointCount records, and by Close.
@@ -62,6 +74,7 @@ type Options struct {
 	commit   func(tx *bbolt.Tx) error
 	openFile func(name string, flag int, perm os.FileMode) (*os.File, error)
 	after    func(d time.Duration, fn func()) *time.Timer
+	elapsed  func() time.Duration
 	step     func(name string) // told before each durable step; a test ends the process there
 }
 
@@ -87,8 +100,11 @@ func (o *Options) setDefaults() {
 	if o.after == nil {
 		o.after = time.AfterFunc
 	}
+	if o.elapsed == nil {
+		o.elapsed = elapsed
+	}
 	if o.Uptime == nil {
-		o.Uptime = uptime()
+		o.Uptime = o.elapsed
 	}
 	if o.step == nil {
 		o.step = func(string) {}
@@ -99,6 +115,50 @@ func setDefault[T int64 | uint64 | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
+}
+
+// Limits are what the operator wants for one uplink.
+type Limits struct {
+	// LiveShare is the share of messages committed since the link was opened while older ones wait, 0 to below 1; with 0
+	// messages are sent in order.
+	LiveShare float64
+	// MaxBacklog is how many bytes of bodies may wait, 0 for no bound of its own. At the bound devices wait, unless
+	// DropOldest: then the oldest messages are dropped, for this uplink.
+	MaxBacklog int64
+	DropOldest bool
+}
+
+// Limit sets the limits of an uplink, at any time.
+func (j *Journal) Limit(uplink int, l Limits) {
+	j.mu.Lock()
+	j.limits[uplink] = l
+	j.measure()
+	j.mu.Unlock()
+	j.poke() // there may be room now
+}
+
+// measure finds out how much room the uplinks that do not drop have left, and wakes the warden for the others. j.mu is held.
+func (j *Journal) measure() {
+	room := int64(math.MaxInt64)
+	for u := range gateway.MaxUplinks {
+		if l := &j.limits[u]; l.MaxBacklog > 0 {
+			if waits := j.waitingBytes(u); !l.DropOldest {
+				room = min(room, l.MaxBacklog-waits)
+			} else if waits > l.MaxBacklog-l.MaxBacklog/pressureTop {
+				j.press()
+			}
+		}
+	}
+	j.uplinkRoom.Store(room)
+	if j.opt.DropGeneral && j.bodyBytes.Load() > j.opt.MaxSize-j.opt.MaxSize/pressureTop {
+		j.press()
+	}
+}
+
+func (j *Journal) limitsOf(uplink int) Limits {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.limits[uplink]
 }
 
 // auditReserve is what the record budget keeps for deliveries and events, which are committed when messages no longer are.
@@ -122,11 +182,16 @@ type Journal struct {
 	led        ledger
 	segments   []*segment
 	archives   []archiveMeta
-	lastWait   [gateway.MaxUplinks]uint64
-	waiting    [gateway.MaxUplinks]Waiting
-	base       *base                // where the records here begin; nil: at 0
-	receipts   map[uint64]bool      // by the first seq of archives that a collector has
-	roots      map[uint64]tlog.Hash // level-8 subtree roots that state.bolt does not have yet
+	base       *base           // where the records here begin; nil: at 0
+	receipts   map[uint64]bool // by the first seq of archives that a collector has
+	waiting    [gateway.MaxUplinks][lanes]waitStat
+	oldestAt   [gateway.MaxUplinks]uint64                   // nothing waits for the uplink below
+	gradeAt    [gateway.MaxUplinks][gateway.Core + 1]uint64 // nothing of the grade does
+	limits     [gateway.MaxUplinks]Limits
+	ages       ages
+	openedAt   time.Duration             // by elapsed
+	feeds      [gateway.MaxUplinks]*Feed // the one whose link was opened last
+	roots      map[uint64]tlog.Hash      // level-8 subtree roots that state.bolt does not have yet
 	checkpoint Checkpoint
 	changed    chan struct{} // closed when something was committed
 	waiters    int
@@ -135,6 +200,7 @@ type Journal struct {
 	bodyBytes, recordBytes atomic.Int64
 	written                atomic.Uint64
 	failing, reserveSpent  atomic.Bool
+	uplinkRoom             atomic.Int64 // bytes that may still wait for the uplink with the least room
 
 	shipping  sync.Mutex    // one receipt at a time is written or forgotten
 	announced atomic.Uint64 // seq up to which a trimming is on the log
@@ -143,7 +209,7 @@ type Journal struct {
 
 	// The sweeper's own.
 	steady      steadyClock
-	age         archiveAge // of the oldest archive
+	frontAge    archiveAge // of the oldest archive
 	damagedNext uint64     // next of the oldest archive, when it cannot be read
 	leftover    []string   // files of trimmed archives that could not be removed
 
@@ -154,23 +220,32 @@ type Journal struct {
 	lookAgain   *time.Timer
 	freshRoots  []freshRoot
 
-	qmu     sync.Mutex // guards what follows
-	wake    *sync.Cond
-	queue   []*batch
-	urgent  []*batch
-	pausing bool // after a failed commit
-	ticked  bool // a checkpoint is due
-	look    bool // there may be room again
-	closing bool
-	gaveUp  bool
+	qmu         sync.Mutex // guards what follows
+	wake        *sync.Cond
+	queue       []*batch
+	urgent      []*batch
+	queuedAt    time.Time // when the oldest batch came, or the last commit began
+	queuedBytes int
+	hurried     bool // the next commit does not linger
+	linger      bool // the timer that ends the linger runs
+	pausing     bool // after a failed commit
+	ticked      bool // a checkpoint is due
+	look        bool // there may be room again
+	closing     bool
+	gaveUp      bool
 
 	tidyNow   chan struct{} // wakes the sweeper, capacity 1
 	closed    chan struct{} // closed when Close begins
-	committed chan struct{} // closed when the committer has ended
-	swept     chan struct{} // closed when the sweeper has ended
+	open      context.Context
+	shut      context.CancelFunc // ends open, with closed
+	committed chan struct{}      // closed when the committer has ended
+	swept     chan struct{}      // closed when the sweeper has ended
+	pressed   chan struct{}      // wakes the warden, capacity 1
+	warded    chan struct{}      // closed when the warden has ended
 	ticker    *time.Ticker
 	ticking   chan struct{}
 	saveDue   atomic.Bool
+	unparkDue atomic.Bool
 }
 
 type freshRoot struct {
@@ -208,12 +283,15 @@ func OpenReadOnly(dir string, keys []Key) (*Journal, error) {
 // prepareOpen locks the folder and recovers the state as of the last commit.
 func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
-		opt: o, readOnly: readOnly, names: newNames(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]bool),
+		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]bool),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
+		pressed: make(chan struct{}, 1), warded: make(chan struct{}),
 		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),
 		files: handles{open: o.openFile, max: openSegments},
 	}
+	j.uplinkRoom.Store(math.MaxInt64)
 	j.wake = sync.NewCond(&j.qmu)
+	j.open, j.shut = context.WithCancel(context.Background())
 	for i := range j.slots {
 		j.slots[i] = make(chan struct{}, 1)
 	}
@@ -266,23 +344,51 @@ func (j *Journal) start() error {
 	if !j.restoreReserve() {
 		j.opt.Log.Warn("journal has no room for its reserve")
 	}
+	opened := event{Event: "journal opened", Incarnation: hex.EncodeToString(b[:])}
 	if j.led.tree.size == 0 {
-		now, trusted := j.opt.Clock()
-		r := gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: []byte(`{"event":"journal created","incarnation":"` + hex.EncodeToString(b[:]) + `"}`)}
+		opened.Event = "journal created"
 		first := new(batch)
-		if err := j.prepare(first, []*gateway.Entry{{Record: gateway.AppendRecord(nil, &r)}}); err != nil {
+		if err := j.prepare(first, []*gateway.Entry{j.eventEntry(opened)}); err != nil {
 			return err
 		}
 		if err := j.commit([]*batch{first}, first.size); err != nil {
 			return err
 		}
+	} else {
+		j.Append([]*gateway.Entry{j.eventEntry(opened)}, func(uint64, error) {})
 	}
+	j.unparkDue.Store(true)
 	j.ticker = time.NewTicker(j.opt.CheckpointEvery)
 	go j.run()
 	go j.sweep()
 	go j.tick()
+	go j.warden()
 	j.tidy()
 	return nil
+}
+
+// event is the detail of the journal's own event records: keys in this order, nothing that a device chose.
+type event struct {
+	Event       string `json:"event,omitempty"`
+	Incarnation string `json:"incarnation,omitempty"` // 16 hexadecimal digits, of every id and nonce from here on
+	Kind        string `json:"kind,omitempty"`        // of a name: source or uplink
+	Number      *int   `json:"number,omitempty"`      // that the name has for ever
+	Name        string `json:"name,omitempty"`
+	By          string `json:"by,omitempty"`
+}
+
+func (e event) text() []byte {
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic("journal: encode event: " + err.Error())
+	}
+	return b
+}
+
+// eventEntry makes an event record.
+func (j *Journal) eventEntry(e event) *gateway.Entry {
+	now, trusted := j.opt.Clock()
+	return &gateway.Entry{Record: gateway.AppendRecord(nil, &gateway.Record{Kind: gateway.EventRecord, Time: now, Trusted: trusted, Detail: e.text()})}
 }
 
 // tick lets the committer look at the clock.
@@ -312,6 +418,7 @@ func (j *Journal) Close() error {
 	}
 	j.closing = true
 	close(j.closed)
+	j.shut()
 	j.wake.Signal()
 	j.qmu.Unlock()
 	if j.readOnly {
@@ -321,6 +428,7 @@ func (j *Journal) Close() error {
 	j.ticker.Stop()
 	<-j.ticking
 	<-j.committed
+	<-j.warded
 	<-j.swept
 	err := j.saveState()
 	if e := j.release(); err == nil {

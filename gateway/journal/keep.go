@@ -14,7 +14,7 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 	if old == nil {
 		old = &base{Names: map[string][]string{}}
 	}
-	f := follower{j: j, b: &base{Version: baseVersion, Changes: slices.Clone(old.Changes)}, age: archiveAge{newest: old.Newest, provision: old.Provision}}
+	f := follower{j: j, led: newLedger(), b: &base{Version: baseVersion, Changes: slices.Clone(old.Changes)}, age: archiveAge{newest: old.Newest, provision: old.Provision}}
 	f.led.restore(old.state())
 	f.checkpoint = old.Checkpoint
 	err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
@@ -34,9 +34,10 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 		return nil, f.wrong
 	}
 	b := f.b
-	b.snapshot = f.led.snapshot()
+	f.led.states.prune(f.led.tree.size)
+	b.snapshot, b.States = *f.led.snapshot(), f.led.states.all()
 	b.Checkpoint, b.Newest, b.Provision = f.checkpoint, f.age.newest, f.age.provision
-	if err := f.keepOpen(old); err != nil {
+	if err := f.keepOpen(); err != nil {
 		return nil, err
 	}
 	if err := f.keepNodes(); err != nil {
@@ -51,15 +52,6 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 	return b, b.index()
 }
 
-// snapshot is the form in which the state of a ledger is stored.
-func (l *ledger) snapshot() snapshot {
-	s := snapshot{Version: snapshotVersion, Next: l.tree.size, Tree: l.tree.clone().roots, Cursors: l.cursors, Totals: l.totals}
-	l.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
-		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
-	})
-	return s
-}
-
 // follower lets a ledger follow the records of an archive that goes.
 type follower struct {
 	j          *Journal
@@ -72,11 +64,11 @@ type follower struct {
 }
 
 func (f *follower) record(seq uint64, record []byte) error {
-	err := f.led.apply(record, &f.r, f.j.decisions, func(n uint64, h [32]byte) {
+	err := f.led.apply(record, &f.r, f.j.between, func(n uint64, h [32]byte) {
 		if stored, ok := f.j.storedRoot(n); ok && stored != h {
 			f.wrong = &ErrRecord{seq, "does not lead to the stored hash"}
 		}
-	})
+	}, nil)
 	if err != nil {
 		return err
 	}
@@ -88,20 +80,26 @@ func (f *follower) record(seq uint64, record []byte) error {
 	return nil
 }
 
-// keepOpen keeps the decisions that are not settled: deliveries behind them will count them.
-func (f *follower) keepOpen(old *base) error {
+// keepOpen keeps what of the entries that are not settled a settlement behind them needs: their decisions. Of held
+// messages it keeps them too, of messages sent again the record that says so.
+func (f *follower) keepOpen() error {
 	var o openSet
-	visit := func(seq uint64, d *decision) error {
-		open := d.holds != 0
-		for set := d.waits; set != 0 && !open; set &= set - 1 {
-			open = f.led.cursors[bits.TrailingZeros32(uint32(set))] < seq
+	visit := func(seq uint64, r *gateway.Record) error {
+		s := openSetting{Kind: r.Kind}
+		open := false
+		for u := range gateway.MaxUplinks {
+			open = open || f.led.states.get(u, seq) == gateway.Waiting
+		}
+		if r.Kind == gateway.DecisionRecord {
+			s.setDecision(decisionOf(r))
+			open = open || s.Holds != 0
 		}
 		if open {
-			o.add(seq, d)
+			o.add(seq, s)
 		}
 		return nil
 	}
-	if err := f.j.decisions(0, f.b.Next-1, visit); err != nil {
+	if err := f.j.between(0, f.b.Next-1, visit); err != nil {
 		return err
 	}
 	f.b.Settings, f.b.Open = o.settings, o.bytes

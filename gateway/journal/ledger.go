@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -10,13 +12,19 @@ import (
 // counts holds one source's series by uplink, grade and state.
 type counts [gateway.MaxUplinks][gateway.Core + 1][gateway.Received + 1]uint64
 
-// ledger is what follows from the records alone: tree, cursors and counters up to record tree.size. The committer
-// feeds it while it runs, recovery and Check feed it from the records; all come to the same numbers.
+// ledger is what follows from the records alone: the tree, the state of every message and the counters up to record
+// tree.size. The committer feeds it while it runs, recovery and Check feed it from the records; all come to the same.
 type ledger struct {
-	tree    compact
-	cursors [gateway.MaxUplinks]uint64
-	totals  gateway.Totals
-	tally   []*counts // by number of the source
+	tree   compact
+	states *states
+	totals gateway.Totals
+	tally  []*counts               // by number of the source
+	dead   map[uint64]*deadMessage // messages that a cloud refused, by seq of their decision
+	again  map[uint64]uint64       // seq of a release that lets a dead message wait again → seq of the decision
+}
+
+func newLedger() ledger {
+	return ledger{states: newStates(), dead: make(map[uint64]*deadMessage), again: make(map[uint64]uint64)}
 }
 
 // decision is what the ledger needs to know of one message.
@@ -24,6 +32,31 @@ type decision struct {
 	source               uint16
 	grade                gateway.Grade
 	waits, holds, blocks gateway.UplinkSet
+	priorities           uint64 // two bits an uplink
+}
+
+func (d *decision) priority(u int) int { return int(d.priorities >> (2 * u) & 3) }
+
+func (d *decision) prioritize(uplinks gateway.UplinkSet, priority byte) {
+	for set := uplinks; set != 0; set &= set - 1 {
+		d.priorities |= uint64(priority&3) << (2 * bits.TrailingZeros32(uint32(set)))
+	}
+}
+
+// deadMessage is a message that is dead for an uplink, or waits for it once more.
+type deadMessage struct {
+	decision
+	state [gateway.MaxUplinks]gateway.State
+}
+
+// open reports whether the message must still be remembered here.
+func (m *deadMessage) open() bool {
+	for _, st := range m.state {
+		if st == gateway.Dead || st == gateway.Waiting {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *ledger) of(source uint16) *counts {
@@ -33,8 +66,15 @@ func (l *ledger) of(source uint16) *counts {
 	return l.tally[source]
 }
 
-// decide counts one message taken in. [product.md §3, States]
-func (l *ledger) decide(d *decision) {
+// expect lets entry seq wait for uplinks.
+func (l *ledger) expect(seq uint64, waits gateway.UplinkSet) {
+	for set := waits; set != 0; set &= set - 1 {
+		l.states.set(bits.TrailingZeros32(uint32(set)), seq, gateway.Waiting, l.tree.size)
+	}
+}
+
+// decide counts message seq, taken in. [product.md §3, States]
+func (l *ledger) decide(seq uint64, d *decision) {
 	c, g := l.of(d.source), d.grade
 	for set := d.waits | d.holds | d.blocks; set != 0; set &= set - 1 {
 		u := bits.TrailingZeros32(uint32(set))
@@ -48,33 +88,85 @@ func (l *ledger) decide(d *decision) {
 			c[u][g][gateway.Blocked]++
 		}
 	}
+	l.expect(seq, d.waits)
 	l.totals.Received++
-	switch {
-	case d.waits != 0:
-		l.totals.Waiting++
-	case d.holds != 0:
-		l.totals.Held++
-	default:
-		l.totals.Blocked++
+	*l.totals.Of(l.whole(seq, d))++
+}
+
+// stateOf returns the state of message seq for an uplink that it waited for.
+func (l *ledger) stateOf(u int, seq uint64) gateway.State {
+	if m := l.dead[seq]; m != nil {
+		return m.state[u]
+	}
+	return l.states.get(u, seq)
+}
+
+// whole returns the state that message seq counts as: the first in the order of the constants that applies to an uplink.
+func (l *ledger) whole(seq uint64, d *decision) gateway.State {
+	st := gateway.Blocked
+	if d.holds != 0 {
+		st = gateway.Held
+	}
+	for set := d.waits; set != 0; set &= set - 1 {
+		if of := l.stateOf(bits.TrailingZeros32(uint32(set)), seq); of != gateway.NoState {
+			st = min(st, of)
+		}
+	}
+	return st
+}
+
+// move counts message seq, decided as d, in the state after instead of before.
+func (l *ledger) move(d *decision, u int, before, after gateway.State) {
+	c := l.of(d.source)
+	c[u][d.grade][before]--
+	c[u][d.grade][after]++
+}
+
+// settle ends the waiting of entry seq for one uplink: a message, or a dead message that waited again.
+func (l *ledger) settle(u int, seq uint64, d *decision, st gateway.State) {
+	l.move(d, u, gateway.Waiting, st)
+	origin, again := l.again[seq]
+	if !again {
+		origin = seq
+	}
+	m := l.dead[origin]
+	if m == nil && st == gateway.Dead {
+		m = &deadMessage{decision: *d}
+		for set := d.waits; set != 0; set &= set - 1 {
+			v := bits.TrailingZeros32(uint32(set))
+			m.state[v] = l.states.get(v, origin)
+		}
+		l.dead[origin] = m
+	}
+	if m != nil {
+		m.state[u], d = st, &m.decision
+	}
+	l.states.set(u, seq, st, l.tree.size)
+	if again {
+		delete(l.again, seq)
+	}
+	if whole := l.whole(origin, d); whole != gateway.Waiting {
+		l.totals.Waiting--
+		*l.totals.Of(whole)++
+	}
+	if m != nil && !m.open() {
+		delete(l.dead, origin)
 	}
 }
 
-// settle counts the acknowledgement of message seq by one uplink, whose cursor moves behind it afterwards.
-func (l *ledger) settle(uplink int, seq uint64, d *decision) {
-	c := l.of(d.source)
-	c[uplink][d.grade][gateway.Waiting]--
-	c[uplink][d.grade][gateway.Forwarded]++
-	for set := d.waits &^ (1 << uplink); set != 0; set &= set - 1 {
-		if l.cursors[bits.TrailingZeros32(uint32(set))] < seq {
-			return
-		}
+// retry lets the dead message origin wait for an uplink again, as entry seq.
+func (l *ledger) retry(u int, seq, origin uint64) error {
+	m := l.dead[origin]
+	if m == nil || m.state[u] != gateway.Dead {
+		return errors.New("message is not dead there")
 	}
-	l.totals.Waiting--
-	if d.holds != 0 {
-		l.totals.Held++
-	} else {
-		l.totals.Forwarded++
-	}
+	*l.totals.Of(l.whole(origin, &m.decision))--
+	l.move(&m.decision, u, gateway.Dead, gateway.Waiting)
+	m.state[u] = gateway.Waiting
+	l.again[seq] = origin
+	l.expect(seq, 1<<u)
+	l.totals.Waiting++
+	return nil
 }
 
 // decisionOf extracts what the ledger needs from a decision record.
@@ -89,44 +181,125 @@ func decisionOf(r *gateway.Record) (d decision) {
 		default:
 			d.blocks |= 1 << o.Uplink
 		}
+		d.priorities |= uint64(o.Priority&3) << (2 * o.Uplink)
 	}
 	return d
 }
 
-// apply feeds the ledger with the record at tree.size. between calls its argument for every decision record from first
-// to last. A root that the record completes is handed to root, which may be nil.
-func (l *ledger) apply(record []byte, r *gateway.Record, between func(first, last uint64, fn func(seq uint64, d *decision) error) error, root func(n uint64, h [32]byte)) error {
+// scope says which of the messages between First and Last a delivery or expiry record covers, beside that they wait for
+// its uplink. It is the record's detail; an empty detail is of the first format and covers every lane.
+type scope struct {
+	Priority *int   `json:"priority,omitempty"` // of the messages
+	Control  bool   `json:"control,omitempty"`  // the gateway's own entries, which are in no count
+	Grades   []int  `json:"grades,omitempty"`   // none: every grade
+	Why      string `json:"why,omitempty"`      // dead, expired, dropped: a code
+}
+
+func (s *scope) covers(control bool, priority int, g gateway.Grade) bool {
+	if control || s.Control {
+		return control && (s.Control || s.Priority == nil)
+	}
+	if s.Priority != nil && *s.Priority != priority {
+		return false
+	}
+	for _, want := range s.Grades {
+		if want == int(g) {
+			return true
+		}
+	}
+	return len(s.Grades) == 0
+}
+
+// detail writes a scope as the detail of a record.
+func (s *scope) detail() []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic("journal: encode scope: " + err.Error())
+	}
+	return b
+}
+
+// entriesBetween calls fn for every record from first to last.
+type entriesBetween func(first, last uint64, fn func(seq uint64, r *gateway.Record) error) error
+
+// apply feeds the ledger with the record at tree.size. A root that the record completes is handed to root, a message that
+// it settles to settled; both may be nil.
+func (l *ledger) apply(record []byte, r *gateway.Record, between entriesBetween, root func(n uint64, h [32]byte), settled func(u int, seq uint64)) error {
 	seq := l.tree.size
 	if err := gateway.DecodeRecord(record, r); err != nil {
 		return fmt.Errorf("decode record %d: %w", seq, err)
 	}
+	var err error
 	switch r.Kind {
 	case gateway.DecisionRecord:
 		d := decisionOf(r)
-		l.decide(&d)
-	case gateway.DeliveryRecord:
-		u, first, last, count := int(r.Uplink), r.First, r.Last, r.Count
-		if r.State != gateway.Forwarded || first > last || last >= seq || first <= l.cursors[u] {
-			return fmt.Errorf("record %d: delivery does not fit the cursor", seq)
+		l.decide(seq, &d)
+	case gateway.DeliveryRecord, gateway.ExpiryRecord:
+		err = l.applySettlement(seq, r, between, settled)
+	case gateway.ReleaseRecord:
+		if r.State == gateway.Waiting {
+			err = l.retry(int(r.Uplink), seq, r.First)
 		}
-		var n uint64
-		err := between(first, last, func(at uint64, d *decision) error {
-			if d.waits.Has(u) {
-				l.settle(u, at, d)
-				n++
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if n != count {
-			return fmt.Errorf("record %d: delivery counts %d messages, the decisions %d", seq, count, n)
-		}
-		l.cursors[u] = last
+	}
+	if err != nil {
+		return fmt.Errorf("record %d: %w", seq, err)
 	}
 	if h, complete := l.tree.push(leafHash(record)); complete && root != nil {
 		root(seq>>rootLevel, h)
+	}
+	return nil
+}
+
+// applySettlement settles what a delivery or expiry record covers.
+func (l *ledger) applySettlement(seq uint64, r *gateway.Record, between entriesBetween, settled func(u int, seq uint64)) error {
+	u, st, first, last, count := int(r.Uplink), r.State, r.First, r.Last, r.Count
+	fits := st == gateway.Forwarded || st == gateway.Dead
+	if r.Kind == gateway.ExpiryRecord {
+		fits = st == gateway.Expired || st == gateway.Dropped
+	}
+	if !fits || first > last || last >= seq {
+		return errors.New("settlement does not fit its place")
+	}
+	var s scope
+	if len(r.Detail) > 0 {
+		if err := json.Unmarshal(r.Detail, &s); err != nil {
+			return errors.New("settlement has a malformed scope")
+		}
+	}
+	var n uint64
+	err := between(first, last, func(at uint64, r *gateway.Record) error {
+		if l.states.get(u, at) != gateway.Waiting {
+			return nil
+		}
+		var d decision
+		switch {
+		case r.Kind == gateway.DecisionRecord:
+			d = decisionOf(r)
+		case l.dead[l.again[at]] != nil && r.Kind == gateway.ReleaseRecord:
+			d = l.dead[l.again[at]].decision
+		default:
+			if s.covers(true, 0, 0) {
+				l.states.set(u, at, st, l.tree.size)
+				if settled != nil {
+					settled(u, at)
+				}
+			}
+			return nil
+		}
+		if s.covers(false, d.priority(u), d.grade) {
+			l.settle(u, at, &d, st)
+			n++
+			if settled != nil {
+				settled(u, at)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if n != count {
+		return fmt.Errorf("settlement counts %d messages, the decisions %d", count, n)
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -56,8 +58,12 @@ func (j *Journal) Stat() Stat {
 
 // Waiting returns what waits for an uplink.
 func (j *Journal) Waiting(uplink int) Waiting {
+	var w Waiting
 	j.mu.Lock()
-	w := j.waiting[uplink]
+	for _, lane := range &j.waiting[uplink] {
+		w.Messages += lane.Count
+		w.Bytes += lane.Bytes
+	}
 	j.mu.Unlock()
 	if w.Messages > 0 {
 		if at, ok := j.oldest(uplink); ok {
@@ -82,7 +88,7 @@ func (j *Journal) diskBytes() (sum int64) {
 	return sum
 }
 
-// Listed is one message that waits or is held, without its content.
+// Listed is one message that waits, is held or is dead, without its content.
 type Listed struct {
 	Seq     uint64    `json:"seq"`
 	ID      string    `json:"id,omitempty"` // empty for an epoch key or checkpoint on its way
@@ -93,33 +99,112 @@ type Listed struct {
 	Size    int       `json:"size"` // bytes of topic and payload, or of the sealed hold
 }
 
-// List returns up to limit messages that wait for any uplink, oldest first.
-func (j *Journal) List(limit int) ([]Listed, error) {
+// oldest returns when the first message that waits for the uplink was committed, by its record. ok is false when none waits.
+func (j *Journal) oldest(uplink int) (at int64, ok bool) {
 	j.mu.Lock()
-	cursors, segments := j.led.cursors, j.segments
-	ends := make([]uint64, len(segments))
-	drained := make([]bool, len(segments))
-	for i, s := range segments {
-		ends[i], drained[i] = s.Next, s.drained(&cursors)
-	}
+	from, segments := j.oldestAt[uplink], j.segments
 	j.mu.Unlock()
-	l := lister{j: j, limit: limit, cursors: &cursors}
-	for i, s := range segments {
-		if drained[i] {
+	var found uint64
+	for _, s := range segments {
+		next, some := j.hasWaiting(s, uplink)
+		if !some || next <= from {
 			continue
 		}
 		var key [entryKeyLen]byte
-		err := j.files.scan(s, entryKey(&key, s.First, recordByte), ends[i], l.visit)
-		if err != nil && err != errGone || len(l.out) >= limit {
-			return l.out, err
+		err := j.files.scan(s, entryKey(&key, max(from, s.First), recordByte), next, func(seq uint64, k, v []byte) error {
+			switch {
+			case len(k) != entryKeyLen:
+			case k[8] == recordByte:
+				if len(v) >= hashSize+11 {
+					at = int64(binary.BigEndian.Uint64(v[hashSize+3:]))
+				}
+			default:
+				if h, good := parseHeader(v); good && !h.hold() && h.own.Has(uplink) && j.waits(uplink, seq) {
+					found = seq
+					return errStop
+				}
+			}
+			return nil
+		})
+		if err != nil || found > 0 {
+			break
 		}
 	}
-	return l.out, nil
+	if found > 0 {
+		j.mu.Lock()
+		j.oldestAt[uplink] = found
+		j.mu.Unlock()
+	}
+	return at, found > 0
 }
 
-// ListHeld returns up to limit held messages, oldest first.
-func (j *Journal) ListHeld(limit int) ([]Listed, error) {
-	l := lister{j: j, limit: limit}
+// OpenWaiting opens every body that waits for any uplink, and forgets it: whether all of them can be. It returns the first
+// error, *ErrCorrupt for a body that cannot be opened, or the context's.
+func (j *Journal) OpenWaiting(ctx context.Context) error {
+	j.mu.Lock()
+	segments := j.segments
+	j.mu.Unlock()
+	for _, s := range segments {
+		j.mu.Lock()
+		next, drained := s.Next, s.drained()
+		j.mu.Unlock()
+		if drained {
+			continue
+		}
+		var key [entryKeyLen]byte
+		err := j.files.scan(s, entryKey(&key, s.First, recordByte), next, func(seq uint64, k, v []byte) error {
+			if len(k) != entryKeyLen || k[8] == recordByte {
+				return ctx.Err()
+			}
+			h, ok := parseHeader(v)
+			if ok && (h.hold() || !j.waitsAnywhere(seq)) {
+				return nil
+			}
+			if _, err := j.keys.open(v, k[8]-1); err != nil {
+				return &ErrCorrupt{seq, int(k[8] - 1)}
+			}
+			return nil
+		})
+		if err != nil && !errors.Is(err, errGone) {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// waitsAnywhere reports whether entry seq waits for any uplink.
+func (j *Journal) waitsAnywhere(seq uint64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for u := range gateway.MaxUplinks {
+		if j.led.states.get(u, seq) == gateway.Waiting {
+			return true
+		}
+	}
+	return false
+}
+
+// hasWaiting reports whether something in the segment waits for the uplink, and where what counts in it ends.
+func (j *Journal) hasWaiting(s *segment, uplink int) (next uint64, some bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if w := s.Waits[uplink]; w != nil {
+		for _, lane := range w {
+			some = some || lane.Count > 0
+		}
+	}
+	return s.Next, some
+}
+
+// List returns up to limit messages that wait for any uplink, oldest first.
+func (j *Journal) List(limit int) ([]Listed, error) {
+	l := lister{j: j, limit: limit, state: gateway.Waiting}
+	return l.segments(func(s *segment) bool { return !s.drained() })
+}
+
+// ListDead returns up to limit messages that an uplink refused for good, oldest first.
+func (j *Journal) ListDead(limit int) ([]Listed, error) {
+	l := lister{j: j, limit: limit, state: gateway.Dead}
 	err := j.eachParked(func(k, v []byte) error { return l.visit(binary.BigEndian.Uint64(k), k, v) })
 	if err == errStop {
 		return l.out, nil
@@ -127,16 +212,44 @@ func (j *Journal) ListHeld(limit int) ([]Listed, error) {
 	if err != nil {
 		return l.out, err
 	}
+	return l.segments(func(s *segment) bool {
+		for seq := range j.led.dead {
+			if s.First <= seq && seq < s.Next {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// ListHeld returns up to limit held messages, oldest first.
+func (j *Journal) ListHeld(limit int) ([]Listed, error) {
+	l := lister{j: j, limit: limit, state: gateway.Held}
+	err := j.eachParked(func(k, v []byte) error { return l.visit(binary.BigEndian.Uint64(k), k, v) })
+	if err == errStop {
+		return l.out, nil
+	}
+	if err != nil {
+		return l.out, err
+	}
+	return l.segments(func(s *segment) bool { return s.Held > 0 })
+}
+
+// segments visits the segments of which some is true, called with j.mu held.
+func (l *lister) segments(some func(s *segment) bool) ([]Listed, error) {
+	j := l.j
+	var list []*segment
+	var ends []uint64
 	j.mu.Lock()
-	segments := j.segments
-	ends, held := make([]uint64, len(segments)), make([]bool, len(segments))
-	for i, s := range segments {
-		ends[i], held[i] = s.Next, s.Held > 0
+	for _, s := range j.segments {
+		if some(s) {
+			list, ends = append(list, s), append(ends, s.Next)
+		}
 	}
 	j.mu.Unlock()
-	for i, s := range segments {
-		if !held[i] || len(l.out) >= limit {
-			continue
+	for i, s := range list {
+		if len(l.out) >= l.limit {
+			break
 		}
 		var key [entryKeyLen]byte
 		if err := j.files.scan(s, entryKey(&key, s.First, recordByte), ends[i], l.visit); err != nil && err != errGone {
@@ -146,13 +259,13 @@ func (j *Journal) ListHeld(limit int) ([]Listed, error) {
 	return l.out, nil
 }
 
-// lister gathers entries from keys in order. With cursors it looks for what waits, without for what is held.
+// lister gathers the entries in one state from keys in order: Waiting, Held or Dead.
 type lister struct {
-	j       *Journal
-	limit   int
-	cursors *[gateway.MaxUplinks]uint64
-	out     []Listed
-	record  gateway.Record
+	j      *Journal
+	limit  int
+	state  gateway.State
+	out    []Listed
+	record gateway.Record
 }
 
 func (l *lister) visit(seq uint64, key, value []byte) error {
@@ -169,12 +282,12 @@ func (l *lister) visit(seq uint64, key, value []byte) error {
 	if !ok {
 		return &ErrCorrupt{seq, int(key[8] - 1)}
 	}
-	if h.hold() != (l.cursors == nil) {
+	if h.hold() != (l.state == gateway.Held) {
 		return nil
 	}
 	var uplinks []string
 	for u := range gateway.MaxUplinks {
-		if h.own.Has(u) && (l.cursors == nil || l.cursors[u] < seq) {
+		if h.own.Has(u) && (l.state == gateway.Held || l.j.stateOf(u, seq) == l.state) {
 			uplinks = append(uplinks, l.j.names.name(kindUplink, u))
 		}
 	}

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -56,7 +55,7 @@ func (m *model) append() {
 func (m *model) deliver() {
 	u := m.rng.IntN(3)
 	most := 1 + m.rng.IntN(40)
-	got := read(m.t, m.j, u, m.j.Cursor(u), most)
+	f, got := read(m.t, m.j, u, most)
 	i := 0
 	for _, want := range m.messages {
 		if !want.waits.Has(u) || i == most {
@@ -74,9 +73,7 @@ func (m *model) deliver() {
 		m.t.Fatalf("uplink %d: %d messages, %d wait", u, len(got), i)
 	}
 	acked := got[:m.rng.IntN(len(got)+1)]
-	if err := m.j.Delivered(context.Background(), u, acked); err != nil {
-		m.t.Fatal(err)
-	}
+	forward(m.t, f, acked)
 	done := make(map[uint64]bool)
 	for _, a := range acked {
 		done[a.Seq] = true

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -132,9 +133,9 @@ func (j *Journal) segmentRecords(s *segment, next uint64, at *uint64, fn func(se
 	return nil
 }
 
-// decisions calls fn for every decision record from first to last; of those that are trimmed, for every one that was
-// not settled where the records here begin.
-func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision) error) error {
+// between calls fn for every record from first to last; of those that are trimmed, for every entry that was not settled
+// where the records here begin, with as much of its record as a settlement needs.
+func (j *Journal) between(first, last uint64, fn func(seq uint64, r *gateway.Record) error) error {
 	if b := j.trimmedBase(); b != nil && first < b.Next {
 		if err := b.open.each(first, last, fn); err != nil || last < b.Next {
 			return err
@@ -149,11 +150,8 @@ func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision)
 		if err := gateway.DecodeRecord(record, &r); err != nil {
 			return &ErrRecord{seq, "is malformed"}
 		}
-		if r.Kind == gateway.DecisionRecord {
-			d := decisionOf(&r)
-			if err := fn(seq, &d); err != nil {
-				return err
-			}
+		if err := fn(seq, &r); err != nil {
+			return err
 		}
 		if seq == last {
 			return errStop
@@ -165,6 +163,9 @@ func (j *Journal) decisions(first, last uint64, fn func(seq uint64, d *decision)
 // lastSeq returns the seq behind the last record in the file of s.
 func (h *handles) lastSeq(s *segment) (next uint64, err error) {
 	next = s.First
+	if st, err := os.Stat(s.path); err == nil && st.Size() == 0 { // made, and nothing written yet
+		return next, nil
+	}
 	err = guardView(h, s, func(k []byte) error {
 		if len(k) != entryKeyLen {
 			return nil

@@ -51,13 +51,13 @@ func (j *Journal) recover() error {
 		j.led.restore(snap)
 		j.checkpoint = snap.Checkpoint
 	}
-	var r gateway.Record
-	err = j.Records(j.led.tree.size, func(seq uint64, record []byte) error {
-		return j.led.apply(record, &r, j.decisions, func(n uint64, h [32]byte) { j.roots[n] = h })
-	})
-	if err != nil {
+	if err := j.follow(); err != nil {
 		return err
 	}
+	if snap == nil {
+		snap = new(snapshot)
+	}
+	j.resumeAges(snap.Ages)
 	if err := j.newestCheckpoint(); err != nil {
 		return err
 	}
@@ -68,7 +68,73 @@ func (j *Journal) recover() error {
 	for _, a := range j.archives {
 		j.recordBytes.Add(a.Bytes)
 	}
-	return j.countWaiting()
+	j.countWaiting()
+	return nil
+}
+
+// follow lets the ledger follow the records behind the snapshot, and counts again what waits in the segments that they
+// touch.
+func (j *Journal) follow() error {
+	from := j.led.tree.size
+	controls, err := j.controlsFrom(from)
+	if err != nil {
+		return err
+	}
+	touched := make(map[*segment]bool)
+	for _, s := range j.segments {
+		touched[s] = s.Next > from
+	}
+	var r gateway.Record
+	err = j.Records(from, func(seq uint64, record []byte) error {
+		err := j.led.apply(record, &r, j.between, func(n uint64, h [32]byte) { j.roots[n] = h },
+			func(_ int, seq uint64) {
+				if s := j.segmentOf(seq); s != nil {
+					touched[s] = true
+				}
+			})
+		j.names.recall(&r)
+		if waits, ok := controls[seq]; ok {
+			j.led.expect(seq, waits)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := j.keepRecalled(); err != nil {
+		return err
+	}
+	for s, yes := range touched {
+		if yes {
+			if err := j.recount(s); err != nil {
+				return fmt.Errorf("read %s: %w", segmentName(s.First), err)
+			}
+		}
+	}
+	return nil
+}
+
+// controlsFrom lists the gateway's own entries from a seq on that wait: their records do not say so.
+func (j *Journal) controlsFrom(from uint64) (map[uint64]gateway.UplinkSet, error) {
+	list := make(map[uint64]gateway.UplinkSet)
+	for _, s := range j.segments {
+		if s.Next <= from {
+			continue
+		}
+		var key [entryKeyLen]byte
+		err := j.files.scan(s, entryKey(&key, max(from, s.First), recordByte), s.Next, func(seq uint64, k, v []byte) error {
+			if len(k) == entryKeyLen && k[8] != recordByte {
+				if h, ok := parseHeader(v); ok && h.control() {
+					list[seq] |= h.own
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", segmentName(s.First), err)
+		}
+	}
+	return list, nil
 }
 
 // findArchives lists the archive and removes what a crash left half written.
@@ -78,16 +144,8 @@ func (j *Journal) findArchives() error {
 	if err != nil {
 		return err
 	}
-	if !j.readOnly {
-		left, err := listNumbered(dir, arcPrefix, arcSuffix+tmpSuffix)
-		if err != nil {
-			return err
-		}
-		for _, first := range left {
-			if err := os.Remove(filepath.Join(dir, archiveName(first)+tmpSuffix)); err != nil {
-				return err
-			}
-		}
+	if err := j.removeHalves(dir, arcPrefix, arcSuffix+tmpSuffix); err != nil {
+		return err
 	}
 	for _, first := range firsts {
 		a, err := readArchiveMeta(filepath.Join(dir, archiveName(first)), j.keys)
@@ -99,10 +157,30 @@ func (j *Journal) findArchives() error {
 	return nil
 }
 
+// removeHalves removes what a crash left half written.
+func (j *Journal) removeHalves(dir, prefix, suffix string) error {
+	if j.readOnly {
+		return nil
+	}
+	left, err := listNumbered(dir, prefix, suffix)
+	if err != nil {
+		return err
+	}
+	for _, first := range left {
+		if err := os.Remove(filepath.Join(dir, fmt.Sprintf("%s%020d%s", prefix, first, suffix))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // findSegments lists the segments, settles what of each counts and completes what the snapshot says of them.
 func (j *Journal) findSegments(snap *snapshot) error {
 	firsts, err := listNumbered(j.opt.Dir, segPrefix, segSuffix)
 	if err != nil {
+		return err
+	}
+	if err := j.removeHalves(j.opt.Dir, segPrefix, segSuffix+tmpSuffix); err != nil {
 		return err
 	}
 	known := make(map[uint64]segmentMeta)
@@ -112,7 +190,7 @@ func (j *Journal) findSegments(snap *snapshot) error {
 		}
 	}
 	for i, first := range firsts {
-		s := &segment{segmentMeta: segmentMeta{First: first, Next: first, Waits: make(map[int]*waitStat)}, path: filepath.Join(j.opt.Dir, segmentName(first))}
+		s := newSegment(j.opt.Dir, first)
 		next, err := j.files.lastSeq(s)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", segmentName(first), err)
@@ -129,12 +207,10 @@ func (j *Journal) findSegments(snap *snapshot) error {
 		if m, ok := known[first]; ok && m.Next <= next {
 			s.segmentMeta = m
 			if s.Waits == nil {
-				s.Waits = make(map[int]*waitStat)
+				s.Waits = make(map[int]*[lanes]waitStat)
 			}
 		}
-		if err := j.completeMeta(s, next); err != nil {
-			return fmt.Errorf("read %s: %w", segmentName(first), err)
-		}
+		s.Next = next
 		j.segments = append(j.segments, s)
 	}
 	return nil
@@ -165,13 +241,11 @@ func (j *Journal) removeLeftover(path string) error {
 	return syncDir(j.opt.Dir)
 }
 
-// completeMeta counts the entries of s from s.Next on.
-func (j *Journal) completeMeta(s *segment, next uint64) error {
-	if s.Next == next {
-		return nil
-	}
+// recount counts the entries of s, and what of them waits.
+func (j *Journal) recount(s *segment) error {
+	s.segmentMeta = segmentMeta{First: s.First, Next: s.Next, Waits: make(map[int]*[lanes]waitStat)}
 	var key [entryKeyLen]byte
-	err := j.files.scan(s, entryKey(&key, s.Next, recordByte), next, func(seq uint64, k, v []byte) error {
+	return j.files.scan(s, entryKey(&key, s.First, recordByte), s.Next, func(seq uint64, k, v []byte) error {
 		switch {
 		case len(k) != entryKeyLen:
 		case k[8] == recordByte:
@@ -183,12 +257,10 @@ func (j *Journal) completeMeta(s *segment, next uint64) error {
 				j.opt.Log.Error("journal has a damaged body", "err", &ErrCorrupt{seq, int(k[8] - 1)})
 				return nil
 			}
-			s.addBody(seq, &h, len(v))
+			s.addBody(seq, &h, len(v), func(u int) gateway.State { return j.led.states.get(u, seq) })
 		}
 		return nil
 	})
-	s.Next = next
-	return err
 }
 
 // newestCheckpoint finds the newest checkpoint when the snapshot does not have it.
@@ -209,40 +281,16 @@ func (j *Journal) newestCheckpoint() error {
 	return nil
 }
 
-// countWaiting counts what waits behind each cursor. Of the segment in which a cursor stands the keys are read; the
-// others are counted already.
-func (j *Journal) countWaiting() error {
-	for u := range gateway.MaxUplinks {
-		cursor := j.led.cursors[u]
-		for _, s := range j.segments {
-			w := s.Waits[u]
-			if w == nil {
-				continue
-			}
-			j.lastWait[u] = max(j.lastWait[u], w.Last)
-			if cursor < s.First {
-				j.waiting[u].Messages += w.Count
-				j.waiting[u].Bytes += w.Bytes
-				continue
-			}
-			if w.Last <= cursor {
-				continue
-			}
-			var key [entryKeyLen]byte
-			err := j.files.scan(s, entryKey(&key, cursor+1, recordByte), s.Next, func(seq uint64, k, v []byte) error {
-				if len(k) != entryKeyLen || k[8] == recordByte {
-					return nil
-				}
-				if h, ok := parseHeader(v); ok && !h.hold() && h.own.Has(u) {
-					j.waiting[u].Messages++
-					j.waiting[u].Bytes += uint64(len(v))
-				}
-				return nil
-			})
-			if err != nil {
-				return err
+// countWaiting sums up what waits in the segments.
+func (j *Journal) countWaiting() {
+	for _, s := range j.segments {
+		for u, w := range s.Waits {
+			for lane := range w {
+				t := &j.waiting[u][lane]
+				t.Last = max(t.Last, w[lane].Last)
+				t.Count += w[lane].Count
+				t.Bytes += w[lane].Bytes
 			}
 		}
 	}
-	return nil
 }

@@ -108,52 +108,77 @@ func isDamage(err error) bool {
 // errBolt marks the error for a file that is no longer one of bbolt's.
 var errBolt = errors.New("file is damaged")
 
-// waitStat says what of a segment waits, or waited, for one uplink.
+// lanes are the orders in which entries wait: one for each priority, and one for the gateway's own entries, which go first.
+const (
+	lanes       = gateway.Priorities + 1
+	controlLane = gateway.Priorities
+)
+
+// waitStat says what of a segment, or of the whole journal, waits for one uplink in one lane.
 type waitStat struct {
-	Last  uint64 `json:"last"`  // seq of the last body for the uplink
-	Count uint64 `json:"count"` // bodies
+	Last  uint64 `json:"last"`  // seq of the last body that was put in for the uplink
+	Count uint64 `json:"count"` // bodies that wait
 	Bytes uint64 `json:"bytes"` // their values
 }
 
 // segmentMeta is what the journal knows of a segment without reading it. It is guarded by Journal.mu.
 type segmentMeta struct {
-	First       uint64            `json:"first"`
-	Next        uint64            `json:"next"` // seq behind the last one that counts; what stands behind it in the file does not
-	BodyBytes   uint64            `json:"body_bytes"`
-	RecordBytes uint64            `json:"record_bytes"`
-	Held        uint64            `json:"held"`    // held bodies
-	Damaged     bool              `json:"damaged"` // something in it cannot be read: it is never deleted
-	Waits       map[int]*waitStat `json:"waits"`
+	First       uint64                   `json:"first"`
+	Next        uint64                   `json:"next"` // seq behind the last one that counts; what stands behind it in the file does not
+	BodyBytes   uint64                   `json:"body_bytes"`
+	Live        uint64                   `json:"live"` // of them, what waits, is held or is dead
+	RecordBytes uint64                   `json:"record_bytes"`
+	Held        uint64                   `json:"held"`    // held bodies
+	Damaged     bool                     `json:"damaged"` // something in it cannot be read: it is never deleted
+	Waits       map[int]*[lanes]waitStat `json:"waits"`   // by uplink
 }
 
-func (m *segmentMeta) addBody(seq uint64, h *header, size int) {
+// addBody counts a body that was put in. state says what became of it for an uplink; only what waits is counted as waiting.
+func (m *segmentMeta) addBody(seq uint64, h *header, size int, state func(u int) gateway.State) {
 	m.BodyBytes += uint64(size)
 	if h.hold() {
+		m.Live += uint64(size)
 		m.Held++
 		return
 	}
+	live := false
 	for u := range gateway.MaxUplinks {
-		if h.own.Has(u) {
-			w := m.Waits[u]
-			if w == nil {
-				w = new(waitStat)
-				m.Waits[u] = w
-			}
-			w.Last = seq
-			w.Count++
-			w.Bytes += uint64(size)
+		if !h.own.Has(u) {
+			continue
 		}
+		st := state(u)
+		live = live || st == gateway.Waiting || st == gateway.Dead
+		if st == gateway.Waiting {
+			w := m.of(u)
+			w[h.lane()].Last = seq
+			w[h.lane()].Count++
+			w[h.lane()].Bytes += uint64(size)
+		}
+	}
+	if live {
+		m.Live += uint64(size)
 	}
 }
 
-// drained reports whether every uplink's cursor passed every body that waits in the segment.
-func (m *segmentMeta) drained(cursors *[gateway.MaxUplinks]uint64) bool {
+func (m *segmentMeta) of(u int) *[lanes]waitStat {
+	w := m.Waits[u]
+	if w == nil {
+		w = new([lanes]waitStat)
+		m.Waits[u] = w
+	}
+	return w
+}
+
+// drained reports whether nothing in the segment waits for any uplink.
+func (m *segmentMeta) drained() bool {
 	if m.Damaged {
 		return false
 	}
-	for u, w := range m.Waits {
-		if cursors[u] < w.Last {
-			return false
+	for _, w := range m.Waits {
+		for i := range w {
+			if w[i].Count > 0 {
+				return false
+			}
 		}
 	}
 	return true
@@ -161,7 +186,7 @@ func (m *segmentMeta) drained(cursors *[gateway.MaxUplinks]uint64) bool {
 
 func (m *segmentMeta) clone() segmentMeta {
 	c := *m
-	c.Waits = make(map[int]*waitStat, len(m.Waits))
+	c.Waits = make(map[int]*[lanes]waitStat, len(m.Waits))
 	for u, w := range m.Waits {
 		copied := *w
 		c.Waits[u] = &copied
@@ -321,7 +346,7 @@ func createSegment(dir string, first uint64, mapSize int, open func(string, int,
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	db, err := openBolt(path, bbolt.Options{InitialMmapSize: mapSize}, open)
+	db, err := openBolt(path, bbolt.Options{InitialMmapSize: mapSize, NoFreelistSync: true}, open) // never opened for writing again
 	if err == nil {
 		err = guard(func() error {
 			return db.Update(func(tx *bbolt.Tx) error {
@@ -338,7 +363,13 @@ func createSegment(dir string, first uint64, mapSize int, open func(string, int,
 		os.Remove(path)
 		return nil, err
 	}
-	return &segment{segmentMeta: segmentMeta{First: first, Next: first, Waits: make(map[int]*waitStat)}, path: path, db: db, refs: 1}, nil
+	s := newSegment(dir, first)
+	s.db, s.refs = db, 1
+	return s, nil
+}
+
+func newSegment(dir string, first uint64) *segment {
+	return &segment{segmentMeta: segmentMeta{First: first, Next: first, Waits: make(map[int]*[lanes]waitStat)}, path: filepath.Join(dir, segmentName(first))}
 }
 
 func segmentName(first uint64) string { return fmt.Sprintf("%s%020d%s", segPrefix, first, segSuffix) }

@@ -27,14 +27,16 @@ const (
 var (
 	bucketSnapshot = []byte("snapshot")
 	bucketRoots    = []byte("roots")
+	bucketStates   = []byte("states")
 	keyNewest      = []byte("newest")
 )
 
 // names numbers sources and uplinks for ever.
 type names struct {
-	mu     sync.RWMutex // guards what follows
-	list   map[string][]string
-	number map[string]map[string]int
+	mu       sync.RWMutex // guards what follows
+	list     map[string][]string
+	number   map[string]map[string]int
+	recalled bool // from the records, and not yet in state.bolt
 }
 
 func newNames() *names {
@@ -104,7 +106,46 @@ func (j *Journal) Number(kind, name string) (int, error) {
 		return 0, fmt.Errorf("number %s %q: %w", kind, name, err)
 	}
 	n.set(kind, name, i)
+	j.Append([]*gateway.Entry{j.eventEntry(event{Event: eventNamed, Kind: kind, Number: &i, Name: name})}, func(uint64, error) {})
 	return i, nil
+}
+
+// eventNamed is the event that says what a number stands for: a name outlives state.bolt.
+const eventNamed = "number given"
+
+// recall takes a name over from its event record, when state.bolt has lost it.
+func (n *names) recall(r *gateway.Record) {
+	var e event
+	if r.Kind != gateway.EventRecord || json.Unmarshal(r.Detail, &e) != nil || e.Event != eventNamed || e.Number == nil {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if list, known := n.list[e.Kind]; known && *e.Number == len(list) && e.Name != "" {
+		n.set(e.Kind, e.Name, *e.Number)
+		n.recalled = true
+	}
+}
+
+// keepRecalled makes names durable that were taken over from the records.
+func (j *Journal) keepRecalled() error {
+	if !j.names.recalled || j.readOnly {
+		return nil
+	}
+	return j.state.update(func(tx *bbolt.Tx) error {
+		for kind, list := range j.names.list {
+			b, err := tx.CreateBucketIfNotExists([]byte(kind))
+			if err != nil {
+				return err
+			}
+			for i, name := range list {
+				if err := b.Put(binary.BigEndian.AppendUint32(nil, uint32(i)), []byte(name)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // stateDB is state.bolt: names, and what the records up to some seq come to. All but the names can be made again.
@@ -121,19 +162,37 @@ type tallyRow struct {
 	Count  uint64        `json:"count"`
 }
 
-// snapshot is the state as of record Next.
-type snapshot struct {
-	Version    int                        `json:"version"`
-	Next       uint64                     `json:"next"`
-	Tree       []tlog.Hash                `json:"tree"`
-	Cursors    [gateway.MaxUplinks]uint64 `json:"cursors"`
-	Totals     gateway.Totals             `json:"totals"`
-	Tally      []tallyRow                 `json:"tally"`
-	Segments   []segmentMeta              `json:"segments"`
-	Checkpoint Checkpoint                 `json:"checkpoint"`
+// deadRow is one message that is dead for an uplink, or was and waits again.
+type deadRow struct {
+	Seq        uint64            `json:"seq"`
+	Source     uint16            `json:"source"`
+	Grade      gateway.Grade     `json:"grade"`
+	Waits      gateway.UplinkSet `json:"waits"`
+	Holds      gateway.UplinkSet `json:"holds"`
+	Blocks     gateway.UplinkSet `json:"blocks"`
+	Priorities uint64            `json:"priorities"`
+	States     []gateway.State   `json:"states"` // by uplink
+	Again      []uint64          `json:"again"`  // seqs under which it waits once more
 }
 
-const snapshotVersion = 1
+// snapshot is the state as of record Next, together with the bucket "states".
+type snapshot struct {
+	Version    int            `json:"version"`
+	Next       uint64         `json:"next"`
+	Tree       []tlog.Hash    `json:"tree"`
+	Totals     gateway.Totals `json:"totals"`
+	Tally      []tallyRow     `json:"tally"`
+	Dead       []deadRow      `json:"dead"`
+	Segments   []segmentMeta  `json:"segments"`
+	Checkpoint Checkpoint     `json:"checkpoint"`
+	Ages       savedAges      `json:"ages"`
+
+	states map[uint64]*chunk
+}
+
+// snapshotVersion is the format of a snapshot; one of another version is left aside, and everything follows from the
+// records again.
+const snapshotVersion = 2
 
 // update runs fn in a synced transaction of state.bolt.
 func (s *stateDB) update(fn func(tx *bbolt.Tx) error) error {
@@ -199,26 +258,75 @@ func (j *Journal) readState(path string) (snap *snapshot, err error) {
 			if err := json.Unmarshal(b.Get(keyNewest), snap); err != nil {
 				return &damaged{err}
 			}
-			return nil
+			if snap.Version != snapshotVersion {
+				snap = nil
+				return nil
+			}
+			return snap.readStates(tx.Bucket(bucketStates))
 		})
 	})
 	if err != nil {
 		return nil, err
 	}
-	if snap != nil && (snap.Version != snapshotVersion || !(&compact{snap.Next, snap.Tree}).valid()) {
-		return nil, &damaged{"the snapshot is of another version or does not add up"}
+	if snap != nil && !(&compact{snap.Next, snap.Tree}).valid() {
+		return nil, &damaged{"the snapshot does not add up"}
 	}
 	return snap, nil
 }
 
-// takeSnapshot copies the state as of the last commit, and the subtree roots that are not stored yet.
-func (j *Journal) takeSnapshot() (*snapshot, map[uint64]tlog.Hash) {
+// readStates reads the states that belong to the snapshot.
+func (s *snapshot) readStates(b *bbolt.Bucket) error {
+	s.states = make(map[uint64]*chunk)
+	if b == nil {
+		return nil
+	}
+	return b.ForEach(func(k, v []byte) error {
+		if len(k) != 9 || k[8] >= gateway.MaxUplinks {
+			return &damaged{"a key of the states has an unexpected form"}
+		}
+		n := binary.BigEndian.Uint64(k)
+		c := s.states[n]
+		if c == nil {
+			c = new(chunk)
+			s.states[n] = c
+		}
+		if err := c.decode(int(k[8]), v); err != nil {
+			return &damaged{err}
+		}
+		return nil
+	})
+}
+
+// putStates stores what changed of the states.
+func putStates(tx *bbolt.Tx, list []stored) error {
+	b, err := tx.CreateBucketIfNotExists(bucketStates)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		key := append(binary.BigEndian.AppendUint64(nil, d.chunk), byte(d.uplink))
+		if d.value != nil {
+			if err := b.Put(key, d.value); err != nil {
+				return err
+			}
+			continue
+		}
+		for u := range gateway.MaxUplinks {
+			key[8] = byte(u)
+			if err := b.Delete(key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// takeSnapshot copies the state as of the last commit, and what differs from what is stored of states and subtree roots.
+func (j *Journal) takeSnapshot() (*snapshot, []stored, map[uint64]tlog.Hash) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s := &snapshot{Version: snapshotVersion, Next: j.led.tree.size, Tree: j.led.tree.clone().roots, Cursors: j.led.cursors, Totals: j.led.totals, Checkpoint: j.checkpoint}
-	j.led.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
-		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
-	})
+	s := j.led.snapshot()
+	s.Checkpoint, s.Ages = j.checkpoint, j.saveAges()
 	for _, seg := range j.segments {
 		s.Segments = append(s.Segments, seg.clone())
 	}
@@ -226,12 +334,32 @@ func (j *Journal) takeSnapshot() (*snapshot, map[uint64]tlog.Hash) {
 	for n, h := range j.roots {
 		roots[n] = h
 	}
-	return s, roots
+	j.led.states.prune(j.led.tree.size)
+	return s, j.led.states.changes(), roots
+}
+
+// snapshot copies what the records came to, but for the states.
+func (l *ledger) snapshot() *snapshot {
+	s := &snapshot{Version: snapshotVersion, Next: l.tree.size, Tree: l.tree.clone().roots, Totals: l.totals}
+	l.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
+		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
+	})
+	for seq, m := range l.dead {
+		row := deadRow{Seq: seq, Source: m.source, Grade: m.grade, Waits: m.waits, Holds: m.holds, Blocks: m.blocks, Priorities: m.priorities, States: m.state[:]}
+		for again, origin := range l.again {
+			if origin == seq {
+				row.Again = append(row.Again, again)
+			}
+		}
+		row.States = append([]gateway.State(nil), m.state[:]...)
+		s.Dead = append(s.Dead, row)
+	}
+	return s
 }
 
 // saveState makes the state of the last commit durable in state.bolt.
 func (j *Journal) saveState() error {
-	snap, roots := j.takeSnapshot()
+	snap, states, roots := j.takeSnapshot()
 	text, err := json.Marshal(snap)
 	if err != nil {
 		panic("journal: encode snapshot: " + err.Error())
@@ -246,16 +374,20 @@ func (j *Journal) saveState() error {
 				return err
 			}
 		}
+		if err := putStates(tx, states); err != nil {
+			return err
+		}
 		if b, err = tx.CreateBucketIfNotExists(bucketSnapshot); err != nil {
 			return err
 		}
 		return b.Put(keyNewest, text)
 	})
-	if err != nil {
-		return fmt.Errorf("save state: %w", err)
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if err != nil {
+		j.led.states.again(states)
+		return fmt.Errorf("save state: %w", err)
+	}
 	for n := range roots {
 		delete(j.roots, n)
 	}
@@ -287,10 +419,19 @@ func (j *Journal) storedRoot(n uint64) (h tlog.Hash, ok bool) {
 // restore starts the ledger from a snapshot.
 func (l *ledger) restore(s *snapshot) {
 	l.tree = compact{s.Next, s.Tree}
-	l.cursors, l.totals = s.Cursors, s.Totals
+	l.totals = s.Totals
 	for _, r := range s.Tally {
 		if r.Uplink >= 0 && r.Uplink < gateway.MaxUplinks && r.Grade <= gateway.Core && r.State <= gateway.Received {
 			l.of(r.Source)[r.Uplink][r.Grade][r.State] = r.Count
+		}
+	}
+	l.states.chunks = s.states
+	for _, r := range s.Dead {
+		m := &deadMessage{decision: decision{r.Source, r.Grade, r.Waits, r.Holds, r.Blocks, r.Priorities}}
+		copy(m.state[:], r.States)
+		l.dead[r.Seq] = m
+		for _, again := range r.Again {
+			l.again[again] = r.Seq
 		}
 	}
 }

@@ -66,12 +66,18 @@ func (j *Journal) sweepOnce() error {
 			return err
 		}
 	}
+	if err := j.unpark(); err != nil {
+		return err
+	}
 	for {
+		what := j.archive
 		s := j.drainedSegment()
 		if s == nil {
-			return j.trimOnce()
+			if s, what = j.sparse(), j.rewrite; s == nil {
+				return j.trimOnce()
+			}
 		}
-		err := j.archive(s)
+		err := what(s)
 		if isDamage(err) {
 			j.opt.Log.Error("segment is damaged and is kept", slog.Any("err", err))
 			j.mu.Lock()
@@ -87,7 +93,7 @@ func (j *Journal) drainedSegment() *segment {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, s := range j.segments {
-		if s != j.write && s.drained(&j.led.cursors) {
+		if s != j.write && s.drained() {
 			return s
 		}
 	}
@@ -215,10 +221,11 @@ func (j *Journal) eachParked(fn func(key, value []byte) error) error {
 	})
 }
 
-// park copies the held bodies of a segment, and the records they belong to, to parked.bolt. It may run twice. It returns
-// the bytes of bodies that were not there before.
+// park copies the held and dead bodies of a segment, and the records they belong to, to parked.bolt. It may run twice. It
+// returns the bytes of bodies that were not there before.
 func (j *Journal) park(s *segment) (added int64, err error) {
-	if s.Held == 0 {
+	dead := j.deadIn(s.First, s.Next)
+	if s.Held == 0 && len(dead) == 0 {
 		return 0, nil
 	}
 	var record, key []byte
@@ -239,7 +246,7 @@ func (j *Journal) park(s *segment) (added int64, err error) {
 				}
 				if h, ok := parseHeader(v); !ok {
 					return &ErrCorrupt{seq, int(k[8] - 1)}
-				} else if !h.hold() {
+				} else if !h.hold() && dead[seq]&h.own == 0 {
 					return nil
 				}
 				if b.Get(k) == nil {

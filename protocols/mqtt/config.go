@@ -48,7 +48,7 @@ type AllowRule struct {
 type UplinkConfig struct {
 	URL            string        `yaml:"url" required:"true" doc:"broker: tcp://HOST:PORT or tls://HOST:PORT"`
 	QoS            *int          `yaml:"qos" default:"1" min:"0" max:"1" doc:"1: forwarded means that the broker acknowledged; 0: only that it was written to the connection"`
-	Inflight       int           `yaml:"inflight" default:"256" min:"1" max:"16384" doc:"messages on the way without an acknowledgement"`
+	Inflight       int           `yaml:"inflight" default:"256" min:"1" max:"16384" doc:"messages sent and not yet on the record as delivered: after a break at most as many arrive twice"`
 	TopicPrefix    string        `yaml:"topic_prefix" doc:"put in front of every topic, separator included"`
 	ClientID       string        `yaml:"client_id" doc:"client id; empty: sluice, the uplink's name and a random part, new at every start"`
 	Username       string        `yaml:"username" doc:"user name at the broker"`
@@ -56,6 +56,7 @@ type UplinkConfig struct {
 	TLS            UplinkTLS     `yaml:"tls" doc:"authority of the broker and certificate of the gateway, for tls://"`
 	KeepAlive      time.Duration `yaml:"keep_alive" default:"30s" min:"1s" max:"18h" doc:"interval of PINGREQ on an idle connection"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" min:"100ms" max:"5m" doc:"time for dialling, TLS and CONNACK together"`
+	AckTimeout     time.Duration `yaml:"ack_timeout" default:"30s" min:"1s" max:"1h" doc:"how long the broker may leave a message without an acknowledgement before the connection is given up"`
 }
 
 // UplinkTLS is the gateway's side of TLS to a broker.

@@ -69,7 +69,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 	if s.config.MaxPacket != 256<<10 || s.config.Window != 1024 || s.config.MaxConnections != 1024 || s.config.ConnectTimeout.Seconds() != 10 {
 		t.Errorf("got %+v", s.config)
 	}
-	u, err := NewUplink("tsp", UplinkConfig{URL: "tcp://localhost"}, discard)
+	u, err := NewUplink("tsp", UplinkConfig{URL: "tcp://localhost"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -389,7 +389,7 @@ func TestAnUplinkSpeaksMutualTLS(t *testing.T) {
 			t.Errorf("%s: opened", name)
 		}
 	}
-	if _, err := NewUplink("tsp", UplinkConfig{URL: "tls://localhost", TLS: UplinkTLS{CAFile: "/nonexistent"}}, discard); err == nil {
+	if _, err := NewUplink("tsp", UplinkConfig{URL: "tls://localhost", TLS: UplinkTLS{CAFile: "/nonexistent"}}); err == nil {
 		t.Error("a missing authority is found out only when connecting")
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
 	"strings"
@@ -26,12 +25,7 @@ const (
 	handTimeout = time.Second
 	// goodbye bounds the wait for a DISCONNECT to be written.
 	goodbye = 250 * time.Millisecond
-	// stuckAfter links in a row that break at the same message make a log line.
-	stuckAfter = 3
 )
-
-// ErrUnsendable is the cause of a Send that cannot succeed on any connection: MQTT has no form for the message.
-var ErrUnsendable = errors.New("message does not fit into a PUBLISH")
 
 // errLost is the cause of a Send on a link that is broken or closed.
 var errLost = errors.New("connection lost")
@@ -45,11 +39,6 @@ type Uplink struct {
 	address string
 	secure  bool
 	qos     byte
-	log     *slog.Logger
-
-	mu    sync.Mutex // guards what follows
-	stuck uint64     // seq at which the last link broke
-	times int        // how often in a row
 }
 
 // NewUplink prepares an uplink; it does not connect. Zero fields of c take their documented defaults, and c is expected
@@ -57,13 +46,13 @@ type Uplink struct {
 //
 // With QoS 1 a message is acknowledged when the broker's PUBACK came. With QoS 0 it is acknowledged when it was handed to
 // the connection: what the network loses then is lost, and nobody learns of it.
-func NewUplink(name string, c UplinkConfig, log *slog.Logger) (*Uplink, error) {
+func NewUplink(name string, c UplinkConfig) (*Uplink, error) {
 	config.Defaults(&c)
 	secure, address, err := splitURL(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("open uplink %q: %w", name, err)
 	}
-	u := &Uplink{name: name, config: c, client: c.ClientID, address: address, secure: secure, qos: byte(*c.QoS), log: log}
+	u := &Uplink{name: name, config: c, client: c.ClientID, address: address, secure: secure, qos: byte(*c.QoS)}
 	if u.client == "" {
 		u.client = "sluice-" + name + "-" + strings.ToLower(rand.Text()[:8])
 	}
@@ -147,33 +136,9 @@ func (u *Uplink) options(conn net.Conn) *paho.ClientOptions {
 	return o
 }
 
-// broke remembers at which message a link broke. A message that breaks one link after the other, because the broker takes
-// no packet of its size for example, would otherwise be tried in silence for ever.
-func (u *Uplink) broke(first sent) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.stuck != first.seq || u.times == 0 {
-		u.stuck, u.times = first.seq, 0
-	}
-	u.times++
-	if u.times == stuckAfter || u.times%100 == 0 {
-		u.log.Warn("broker closes the connection at the same message", "uplink", u.name, "seq", first.seq, "bytes", first.size, "times", u.times)
-	}
-}
-
-// moved forgets the message that links broke at once the broker took it or a later one.
-func (u *Uplink) moved(seq uint64) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if seq >= u.stuck {
-		u.times = 0
-	}
-}
-
 // sent is one message on its way.
 type sent struct {
 	seq   uint64
-	size  int
 	token paho.Token
 }
 
@@ -193,12 +158,11 @@ type Link struct {
 }
 
 // Send hands one message to the broker. It waits while the window or the write buffer is full, until ctx ends or the
-// link breaks. An error that wraps ErrUnsendable comes back on every link.
+// link breaks. An error that wraps gateway.ErrUnsendable comes back on every link.
 func (l *Link) Send(ctx context.Context, o *gateway.Outbound) error {
 	topic := l.uplink.config.TopicPrefix + o.Topic
 	if len(topic) > 65535 || topic == "" || 2+len(topic)+2+len(o.Payload) > 268_435_455 {
-		l.uplink.broke(sent{seq: o.Seq, size: len(o.Payload)})
-		return fmt.Errorf("send message: %w", ErrUnsendable)
+		return fmt.Errorf("send message: %w", gateway.ErrUnsendable)
 	}
 	select {
 	case l.slots <- struct{}{}:
@@ -216,7 +180,7 @@ func (l *Link) Send(ctx context.Context, o *gateway.Outbound) error {
 		return fmt.Errorf("send message: %w", err)
 	}
 	token := l.client.Publish(topic, l.uplink.qos, o.Retain, o.Payload)
-	l.sent <- sent{seq: o.Seq, size: len(o.Payload), token: token} // never waits: it has as many places as slots
+	l.sent <- sent{seq: o.Seq, token: token} // never waits: it has as many places as slots
 	return nil
 }
 
@@ -254,10 +218,8 @@ func (l *Link) acknowledge() {
 		}
 		if err := m.token.Error(); err != nil {
 			_ = l.conn.Close() // lost already, or to be given up
-			l.uplink.broke(m)
 			return
 		}
-		l.uplink.moved(m.seq)
 		l.acked(m.seq)
 		<-l.slots
 	}

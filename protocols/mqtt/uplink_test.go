@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
 	"slices"
@@ -178,15 +177,11 @@ func (a *tally) await(t testing.TB, n int) {
 
 func uplinkTo(t testing.TB, address string, change func(c *UplinkConfig)) *Uplink {
 	t.Helper()
-	return uplinkWithLog(t, address, discard, change)
-}
-
-func uplinkWithLog(t testing.TB, address string, log *slog.Logger, change func(c *UplinkConfig)) *Uplink {
 	c := UplinkConfig{URL: "tcp://" + address, TopicPrefix: "fleet/"}
 	if change != nil {
 		change(&c)
 	}
-	u, err := NewUplink("tsp", c, log)
+	u, err := NewUplink("tsp", c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,31 +460,12 @@ func TestQoS0IsAcknowledgedWhenWritten(t *testing.T) {
 	}
 }
 
-func TestAMessageThatBreaksEveryLinkIsLogged(t *testing.T) {
-	m := newMute(t, connAccepted)
-	log := &logBuffer{}
-	u := uplinkWithLog(t, m.listener.Addr().String(), slog.New(slog.NewTextHandler(log, nil)), nil)
-	for range stuckAfter {
-		l := open(t, u, newTally())
-		if err := l.Send(t.Context(), outbound(7)); err != nil {
-			t.Fatal(err)
-		}
-		<-m.read
-		_ = (<-m.conns).Close()
-		<-l.(*Link).done
-		_ = l.Close()
-	}
-	if !strings.Contains(log.String(), "seq=7") {
-		t.Errorf("log says %q", log.String())
-	}
-}
-
 func TestAMessageThatFitsNoPublishSaysSo(t *testing.T) {
 	_, address := newCloud(t)
 	l := open(t, uplinkTo(t, address, nil), newTally())
 	o := outbound(1)
 	o.Topic = strings.Repeat("x", 65535)
-	if err := l.Send(t.Context(), o); !errors.Is(err, ErrUnsendable) {
+	if err := l.Send(t.Context(), o); !errors.Is(err, gateway.ErrUnsendable) {
 		t.Errorf("got %v", err)
 	}
 }

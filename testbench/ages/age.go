@@ -272,12 +272,12 @@ func (l *life) send(ctx context.Context, n int) error {
 	if err := <-committed; err != nil {
 		return err
 	}
-	for {
-		out, err := l.j.Read(0, l.j.Cursor(0), 256, 1<<20, nil)
+	for feed := l.j.Feed(0); ; {
+		out, err := feed.Next(256, 1<<20, nil)
 		if err != nil || len(out) == 0 {
 			return err
 		}
-		if err := l.j.Delivered(ctx, 0, out); err != nil {
+		if err := feed.Settle(ctx, out, gateway.Forwarded, ""); err != nil {
 			return err
 		}
 	}
