@@ -59,7 +59,7 @@ func Check(ctx context.Context, dir string, keys []Key, verify func(text []byte)
 		return r, err
 	}
 	defer j.Close()
-	c := checker{ctx: ctx, j: j, report: &r, verify: verify, progress: progress, ids: make(idSet), parked: make(map[uint64]gateway.UplinkSet), controls: make(map[uint64]bool), led: newLedger()}
+	c := checker{ctx: ctx, j: j, report: &r, verify: verify, progress: progress, ids: make(idSet), parked: make(map[uint64]gateway.UplinkSet), parkedDead: make(map[uint64]gateway.UplinkSet), controls: make(map[uint64]bool), led: newLedger()}
 	c.readParked()
 	c.readCheckpoints()
 	c.readRecords()
@@ -83,6 +83,7 @@ type checker struct {
 	record      gateway.Record
 	ids         idSet
 	parked      map[uint64]gateway.UplinkSet // seq → where its parked bodies are held
+	parkedDead  map[uint64]gateway.UplinkSet // seq → for whom its parked bodies were meant that a cloud refused
 	controls    map[uint64]bool              // the gateway's own entries, whose waiting the records do not tell
 	checkpoints []Checkpoint                 // not reached yet
 	roots       []tlog.Hash                  // of checkpoints
@@ -199,14 +200,25 @@ func (c *checker) decision(seq uint64) {
 		return
 	}
 	d := decisionOf(&c.record)
-	for u := range gateway.MaxUplinks {
-		if d.waits.Has(u) && c.j.led.stateOf(u, seq) == gateway.Waiting {
-			c.report.add("record %d: its message still waits and has no body", seq)
-		}
+	if c.needs(seq, d.waits)&^c.parkedDead[seq] != 0 {
+		c.report.add("record %d: its message still waits, or is dead, and has no body", seq)
 	}
 	if d.holds&^c.parked[seq] != 0 {
 		c.report.add("record %d: its message is held and has no body", seq)
 	}
+}
+
+// needs returns the uplinks for which the body of message seq is still needed: it waits there, or is dead.
+func (c *checker) needs(seq uint64, waits gateway.UplinkSet) (set gateway.UplinkSet) {
+	for u := range gateway.MaxUplinks {
+		if !waits.Has(u) {
+			continue
+		}
+		if c.j.led.states.get(u, seq) == gateway.Waiting || c.j.led.dead[seq] != nil && c.j.led.dead[seq].state[u] == gateway.Dead {
+			set |= 1 << u
+		}
+	}
+	return set
 }
 
 func (c *checker) readParked() {
@@ -216,12 +228,16 @@ func (c *checker) readParked() {
 			return nil
 		}
 		b, err := c.j.keys.open(v, k[8]-1)
-		if err != nil || !b.hold() {
+		if err != nil {
 			c.report.add("parked body of record %d cannot be opened", seq)
 			return nil
 		}
 		c.report.Bodies++
-		c.parked[seq] |= b.own
+		if b.hold() {
+			c.parked[seq] |= b.own
+		} else {
+			c.parkedDead[seq] |= b.own
+		}
 		return nil
 	})
 	if err != nil {
@@ -297,12 +313,7 @@ func (b *bodies) visit(seq uint64, key, value []byte) error {
 func (b *bodies) end() {
 	if b.have && b.record.Kind == gateway.DecisionRecord {
 		extra := b.waits&^b.decision.waits | b.holds&^b.decision.holds
-		missing := b.decision.holds &^ b.holds
-		for u := range gateway.MaxUplinks { // what is settled may be gone
-			if st := b.c.j.led.stateOf(u, b.seq); b.decision.waits.Has(u) && (st == gateway.Waiting || st == gateway.Dead) {
-				missing |= 1 << u &^ b.waits
-			}
-		}
+		missing := b.decision.holds&^b.holds | b.c.needs(b.seq, b.decision.waits)&^b.waits // what is settled may be gone
 		if extra|missing != 0 {
 			b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
 		}

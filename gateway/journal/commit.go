@@ -361,7 +361,7 @@ func (j *Journal) apply(group []*batch, tree compact, roots []freshRoot) {
 			j.enter(seq, it)
 			for k := range it.bodies {
 				s := &it.bodies[k]
-				m.addBody(seq, &s.header, len(s.value), waitsNow)
+				m.addBody(seq, &s.header, len(s.value), false, waitsNow)
 				j.expect(seq, &s.header, len(s.value))
 				bodies += int64(len(s.value))
 			}

@@ -14,22 +14,28 @@ import (
 // ErrNotDead is returned for a message that no uplink refused for good, or that waits again already.
 var ErrNotDead = errors.New("message is not dead")
 
-// deadIn returns the dead messages with a seq from first to below next, and the uplinks that refused them.
+// deadIn returns the messages with a seq from first to below next that are dead or were and wait again, and the uplinks for
+// which their bodies may be needed: a message that waits again may be refused again.
 func (j *Journal) deadIn(first, next uint64) map[uint64]gateway.UplinkSet {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	list := make(map[uint64]gateway.UplinkSet)
 	for seq, m := range j.led.dead {
-		if seq < first || seq >= next {
-			continue
-		}
-		for u, st := range m.state {
-			if st == gateway.Dead {
-				list[seq] |= 1 << u
-			}
+		if first <= seq && seq < next {
+			list[seq] = m.in(gateway.Dead) | m.in(gateway.Waiting)
 		}
 	}
 	return list
+}
+
+// refused returns the uplinks for which message seq is dead.
+func (j *Journal) refused(seq uint64) gateway.UplinkSet {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if m := j.led.dead[seq]; m != nil {
+		return m.in(gateway.Dead)
+	}
+	return 0
 }
 
 // Dead returns how many messages an uplink refused for good and may be sent again.
@@ -53,7 +59,7 @@ func (j *Journal) Retry(ctx context.Context, seq uint64, by string) ([]string, e
 	}
 	var done []string
 	for u := range gateway.MaxUplinks {
-		if j.deadIn(seq, seq+1)[seq].Has(u) {
+		if j.refused(seq).Has(u) {
 			if err := j.retry(ctx, u, seq, by); err != nil {
 				return done, fmt.Errorf("retry message %d: %w", seq, err)
 			}
@@ -73,7 +79,7 @@ func (j *Journal) retry(ctx context.Context, u int, seq uint64, by string) error
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if !j.deadIn(seq, seq+1)[seq].Has(u) {
+	if !j.refused(seq).Has(u) {
 		return ErrNotDead
 	}
 	c, err := j.body(u, seq)

@@ -198,14 +198,6 @@ func (j *Journal) waits(uplink int, seq uint64) bool {
 	return j.led.states.get(uplink, seq) == gateway.Waiting
 }
 
-// stateOf returns the state of entry seq for an uplink that it waited for: of a message that was refused and waits again,
-// that is Waiting too.
-func (j *Journal) stateOf(uplink int, seq uint64) gateway.State {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.led.stateOf(uplink, seq)
-}
-
 func (r *reader) visit(seq uint64, key, value []byte) error {
 	if len(key) != entryKeyLen || key[8] == recordByte {
 		return nil

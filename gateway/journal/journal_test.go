@@ -61,6 +61,26 @@ func message(j *Journal, source string, grade gateway.Grade, waits, holds, block
 	return e
 }
 
+// prioritized gives an entry of message a priority.
+func prioritized(e *gateway.Entry, priority byte) *gateway.Entry {
+	var r gateway.Record
+	if err := gateway.DecodeRecord(e.Record, &r); err != nil {
+		panic(err)
+	}
+	for i := range r.Outcomes {
+		if r.Outcomes[i].State == gateway.Waiting {
+			r.Outcomes[i].Priority = priority
+		}
+	}
+	e.Record = gateway.AppendRecord(nil, &r)
+	for i := range e.Outlets {
+		if !e.Outlets[i].Hold {
+			e.Outlets[i].Priority = priority
+		}
+	}
+	return e
+}
+
 // commit appends entries and waits for the commit.
 func commit(t testing.TB, j *Journal, entries ...*gateway.Entry) uint64 {
 	t.Helper()

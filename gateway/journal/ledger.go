@@ -49,15 +49,18 @@ type deadMessage struct {
 	state [gateway.MaxUplinks]gateway.State
 }
 
-// open reports whether the message must still be remembered here.
-func (m *deadMessage) open() bool {
-	for _, st := range m.state {
-		if st == gateway.Dead || st == gateway.Waiting {
-			return true
+// in returns the uplinks for which the message is in a state.
+func (m *deadMessage) in(st gateway.State) (set gateway.UplinkSet) {
+	for u, of := range m.state {
+		if of == st {
+			set |= 1 << u
 		}
 	}
-	return false
+	return set
 }
+
+// open reports whether the message must still be remembered here.
+func (m *deadMessage) open() bool { return m.in(gateway.Dead)|m.in(gateway.Waiting) != 0 }
 
 func (l *ledger) of(source uint16) *counts {
 	for int(source) >= len(l.tally) {

@@ -1,11 +1,13 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sluice-edge/sluice/gateway"
@@ -205,14 +207,7 @@ func (j *Journal) List(limit int) ([]Listed, error) {
 // ListDead returns up to limit messages that an uplink refused for good, oldest first.
 func (j *Journal) ListDead(limit int) ([]Listed, error) {
 	l := lister{j: j, limit: limit, state: gateway.Dead}
-	err := j.eachParked(func(k, v []byte) error { return l.visit(binary.BigEndian.Uint64(k), k, v) })
-	if err == errStop {
-		return l.out, nil
-	}
-	if err != nil {
-		return l.out, err
-	}
-	return l.segments(func(s *segment) bool {
+	return l.parkedToo(func(s *segment) bool {
 		for seq := range j.led.dead {
 			if s.First <= seq && seq < s.Next {
 				return true
@@ -225,14 +220,24 @@ func (j *Journal) ListDead(limit int) ([]Listed, error) {
 // ListHeld returns up to limit held messages, oldest first.
 func (j *Journal) ListHeld(limit int) ([]Listed, error) {
 	l := lister{j: j, limit: limit, state: gateway.Held}
-	err := j.eachParked(func(k, v []byte) error { return l.visit(binary.BigEndian.Uint64(k), k, v) })
-	if err == errStop {
-		return l.out, nil
-	}
+	return l.parkedToo(func(s *segment) bool { return s.Held > 0 })
+}
+
+// parkedToo visits the segments of which some is true, and then parked.bolt: what is moved there meanwhile is seen twice.
+func (l *lister) parkedToo(some func(s *segment) bool) ([]Listed, error) {
+	found, err := l.segments(some)
 	if err != nil {
-		return l.out, err
+		return found, err
 	}
-	return l.segments(func(s *segment) bool { return s.Held > 0 })
+	l.out = nil
+	err = l.j.eachParked(func(k, v []byte) error { return l.visit(binary.BigEndian.Uint64(k), k, v) })
+	if err != nil && err != errStop {
+		return found, err
+	}
+	all := append(found, l.out...)
+	slices.SortStableFunc(all, func(a, b Listed) int { return cmp.Compare(a.Seq, b.Seq) })
+	all = slices.CompactFunc(all, func(a, b Listed) bool { return a.Seq == b.Seq && slices.Equal(a.Uplinks, b.Uplinks) })
+	return all[:min(len(all), l.limit)], nil
 }
 
 // segments visits the segments of which some is true, called with j.mu held.
@@ -268,6 +273,22 @@ type lister struct {
 	record gateway.Record
 }
 
+// inState returns those of the uplinks of a body for which it is in the state that is listed.
+func (l *lister) inState(seq uint64, own gateway.UplinkSet) (set gateway.UplinkSet) {
+	switch l.state {
+	case gateway.Held:
+		return own
+	case gateway.Dead:
+		return own & l.j.refused(seq)
+	}
+	for u := range gateway.MaxUplinks {
+		if own.Has(u) && l.j.waits(u, seq) {
+			set |= 1 << u
+		}
+	}
+	return set
+}
+
 func (l *lister) visit(seq uint64, key, value []byte) error {
 	if len(key) != entryKeyLen {
 		return nil
@@ -285,9 +306,10 @@ func (l *lister) visit(seq uint64, key, value []byte) error {
 	if h.hold() != (l.state == gateway.Held) {
 		return nil
 	}
+	in := l.inState(seq, h.own)
 	var uplinks []string
 	for u := range gateway.MaxUplinks {
-		if h.own.Has(u) && (l.state == gateway.Held || l.j.stateOf(u, seq) == l.state) {
+		if in.Has(u) {
 			uplinks = append(uplinks, l.j.names.name(kindUplink, u))
 		}
 	}

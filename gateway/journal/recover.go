@@ -257,7 +257,7 @@ func (j *Journal) recount(s *segment) error {
 				j.opt.Log.Error("journal has a damaged body", "err", &ErrCorrupt{seq, int(k[8] - 1)})
 				return nil
 			}
-			s.addBody(seq, &h, len(v), func(u int) gateway.State { return j.led.states.get(u, seq) })
+			s.addBody(seq, &h, len(v), j.led.dead[seq] != nil, func(u int) gateway.State { return j.led.states.get(u, seq) })
 		}
 		return nil
 	})

@@ -134,21 +134,21 @@ type segmentMeta struct {
 }
 
 // addBody counts a body that was put in. state says what became of it for an uplink; only what waits is counted as waiting.
-func (m *segmentMeta) addBody(seq uint64, h *header, size int, state func(u int) gateway.State) {
+// dead says that a cloud refused the message, so that its body is kept.
+func (m *segmentMeta) addBody(seq uint64, h *header, size int, dead bool, state func(u int) gateway.State) {
 	m.BodyBytes += uint64(size)
 	if h.hold() {
 		m.Live += uint64(size)
 		m.Held++
 		return
 	}
-	live := false
+	live := dead
 	for u := range gateway.MaxUplinks {
 		if !h.own.Has(u) {
 			continue
 		}
-		st := state(u)
-		live = live || st == gateway.Waiting || st == gateway.Dead
-		if st == gateway.Waiting {
+		if state(u) == gateway.Waiting {
+			live = true
 			w := m.of(u)
 			w[h.lane()].Last = seq
 			w[h.lane()].Count++

@@ -127,8 +127,11 @@ func (j *Journal) unwait(u int, it *waiting) {
 	w = &s.of(u)[it.lane]
 	w.Count--
 	w.Bytes -= size
+	if j.led.dead[it.seq] != nil {
+		return // its body is kept
+	}
 	for set := it.own; set != 0; set &= set - 1 {
-		if st := j.led.states.get(bits.TrailingZeros32(uint32(set)), it.seq); st == gateway.Waiting || st == gateway.Dead {
+		if j.led.states.get(bits.TrailingZeros32(uint32(set)), it.seq) == gateway.Waiting {
 			return
 		}
 	}
