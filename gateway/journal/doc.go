@@ -65,10 +65,11 @@
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8), "trimmed" (newest → a copy of the file trimmed; clock → JSON: for how long the clock has been steady), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next) and
-// "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state). A name is durable before a
-// record uses its number, and has an event record too. All of it follows from the records and is written at the end of a
-// segment, with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it.
+// level 8), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next),
+// "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state) and "trimmed" (newest → a
+// copy of the file trimmed; clock → JSON: for how long the clock has been steady). A name is durable before a record uses
+// its number, and has an event record too. All of it follows from the records, except what is trimmed, and is written at the
+// end of a segment, with a checkpoint and at the end; Open takes the snapshot and lets it follow the records behind it.
 //
 // # Settlements
 //
@@ -116,8 +117,9 @@
 // checkpoint the newest one at or below X; names, all names by number; newest, the newest time of the records before X;
 // provision, the seq behind the last decision among them of the class provision; changes, the newest 16 change records
 // among them; nodes, the roots of complete subtrees that prove the checkpoint, the changes and every record from X on
-// against any tree; settings and open, the decisions among them that were not settled at X, so that deliveries from X on
-// can be counted: uvarint distance to the seq before (the first to 0), uvarint number of the setting.
+// against any tree; states, those that the bucket of this name would hold; settings and open, the entries among them that
+// were not settled at X, so that settlements from X on can be counted: uvarint distance to the seq before (the first to 0),
+// uvarint number of the setting.
 //
 // Records from X on, and the changes, are proved as if nothing were missing; for all other records below X that is the
 // collector's to do, whose archives ShippedLog reads.

@@ -523,3 +523,54 @@ func (j *Journal) saveNow() error {
 		time.Sleep(100 * time.Microsecond)
 	}
 }
+
+// TestWhatIsDeadOutlivesItsArchive: a cloud refuses a message, its record is trimmed, and the message is sent again.
+func TestWhatIsDeadOutlivesItsArchive(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		o, shipped := trimOptions(t.TempDir()), t.TempDir()
+		j := openTest(t, o)
+		for _, name := range []string{"tsp", "oem"} {
+			if _, err := j.Number(kindUplink, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seq := commit(t, j, varied(t, message(j, "bench", gateway.General, 0b11, 0, 0, "v1/dead", []byte("poison"))))
+		held := commit(t, j, varied(t, message(j, "bench", gateway.Core, 0b1, 0b10, 0, "v1/held", []byte("sealed"))))
+		f := j.Feed(1)
+		out, err := f.Next(10, 1<<20, nil)
+		if err != nil || len(out) != 1 || out[0].Seq != seq {
+			t.Fatalf("%d messages, %v", len(out), err)
+		}
+		if err := f.Settle(t.Context(), out, gateway.Dead, "refused"); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			fill(t, j, 500)
+			drain(t, j, 1)
+			ship(t, j, shipped)
+		}
+		quiet(t, j, shipped)
+		if j.Trimmed() <= held || j.Dead(1) != 1 {
+			t.Fatalf("trimmed %d, %d dead", j.Trimmed(), j.Dead(1))
+		}
+		totals := j.Totals()
+		if lost {
+			j.Close()
+			if err := os.Remove(filepath.Join(o.Dir, stateFile)); err != nil {
+				t.Fatal(err)
+			}
+			j = openTest(t, o)
+			if j.Totals() != totals || j.Dead(1) != 1 {
+				t.Fatalf("totals %+v, were %+v; %d dead", j.Totals(), totals, j.Dead(1))
+			}
+		}
+		if names, err := j.Retry(t.Context(), seq, "test"); err != nil || len(names) != 1 || names[0] != "oem" {
+			t.Fatalf("retried for %v, %v", names, err)
+		}
+		if n := drain(t, j, 1); n != 1 || j.Dead(1) != 0 {
+			t.Fatalf("%d sent, %d dead", n, j.Dead(1))
+		}
+		j.Close()
+		mustCheck(t, o.Dir)
+	}
+}
