@@ -142,6 +142,8 @@ func hintFor(err error) []string {
 	switch {
 	case errors.Is(err, journal.ErrLocked):
 		return []string{"another gateway runs on this data_dir; stop it first"}
+	case errors.Is(err, journal.ErrFormat):
+		return []string{"start the newer program again: nothing was changed (docs/formats.md)"}
 	case errors.Is(err, errKeyLost):
 		return []string{"put the key file back into key_dir; to give the journal up, move data_dir away"}
 	case errors.Is(err, fs.ErrNotExist):

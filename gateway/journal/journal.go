@@ -8,14 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -168,7 +166,7 @@ func (o *Options) auditReserve() int64 { return min(o.AuditMaxSize/16, maxReserv
 type Journal struct {
 	opt      Options
 	readOnly bool
-	lock     *os.File
+	locks    []*os.File
 	keys     *keyring
 	seal     sealer
 	counter  atomic.Uint64
@@ -298,10 +296,16 @@ func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	if j.keys, err = newKeyring(o.Keys); err != nil {
 		return nil, err
 	}
-	if err := j.lockDir(); err != nil {
+	if _, err := readFormat(o.Dir); err != nil {
 		return nil, err
 	}
-	err = j.recover()
+	err = j.lockDir()
+	if err == nil && !readOnly {
+		err = j.raiseFormat()
+	}
+	if err == nil {
+		err = j.recover()
+	}
 	if err == nil {
 		err = j.openParked()
 	}
@@ -310,29 +314,6 @@ func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 		return nil, err
 	}
 	return j, nil
-}
-
-// lockDir takes the folder: for itself to write, together with others to read.
-func (j *Journal) lockDir() error {
-	flag, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
-	if j.readOnly {
-		flag, how = os.O_RDONLY, syscall.LOCK_SH
-	} else if err := os.MkdirAll(filepath.Join(j.opt.Dir, archiveDir), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(filepath.Join(j.opt.Dir, lockFile), flag, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return ErrLocked
-		}
-		return fmt.Errorf("lock: %w", err)
-	}
-	j.lock = f
-	return nil
 }
 
 // start draws an incarnation, writes the first record of a new journal and starts committer, sweeper and ticker.
@@ -450,8 +431,8 @@ func (j *Journal) release() error {
 		j.files.drop(s)
 	}
 	closers = append(closers, closeBolt(j.state.db), closeBolt(j.parked))
-	if j.lock != nil {
-		closers = append(closers, io.Closer(j.lock).Close())
+	for _, f := range j.locks {
+		closers = append(closers, f.Close())
 	}
 	return errors.Join(closers...)
 }

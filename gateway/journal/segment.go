@@ -23,7 +23,7 @@ import (
 const (
 	stateFile   = "state.bolt"
 	parkedFile  = "parked.bolt"
-	lockFile    = "lock"
+	lockFile    = "writer"
 	reserveFile = "reserve"
 	archiveDir  = "archive"
 	segPrefix   = "segment-"
