@@ -113,8 +113,8 @@ type life struct {
 	key     *signed.Verifier
 	shipped string       // folder of the collector
 	now     atomic.Int64 // nanoseconds since it began
-	oldest  uint64       // archives seen to begin below it are counted
-	next    uint64
+	next    uint64       // archives that begin below it were seen
+	ends    []uint64     // of the archives that were seen
 }
 
 // begun is when every life begins.
@@ -316,10 +316,15 @@ func (l *life) measure() journal.Stat {
 	for _, a := range l.j.Archives() {
 		if a.First >= l.next {
 			l.next = a.Next
-			l.r.Archives++
+			l.ends = append(l.ends, a.Next)
 		}
 	}
-	l.r.Trimmed = l.r.Archives - uint64(s.Archives)
+	l.r.Archives, l.r.Trimmed = uint64(len(l.ends)), 0
+	for _, end := range l.ends {
+		if end <= s.Trimmed {
+			l.r.Trimmed++
+		}
+	}
 	if l.ship != nil {
 		l.r.Shipped = l.ship.Status().Sent
 	}
