@@ -118,7 +118,7 @@ func (j *Journal) Checkpoints(fn func(size uint64, text []byte) error) error {
 }
 
 func (j *Journal) segmentCheckpoints(s *segment, next uint64, fn func(size uint64, text []byte) error) error {
-	list, err := j.files.checkpoints(s, next)
+	list, err := j.files.checkpoints(s, s.First, next)
 	if err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)
 	}
@@ -130,9 +130,9 @@ func (j *Journal) segmentCheckpoints(s *segment, next uint64, fn func(size uint6
 	return nil
 }
 
-// checkpoints lists the checkpoints in a segment.
-func (h *handles) checkpoints(s *segment, next uint64) (list []Checkpoint, err error) {
-	err = h.scan(s, binary.BigEndian.AppendUint64(nil, s.First), next, func(seq uint64, key, value []byte) error {
+// checkpoints lists the checkpoints in a segment, of a size from the given one on.
+func (h *handles) checkpoints(s *segment, from, next uint64) (list []Checkpoint, err error) {
+	err = h.scan(s, binary.BigEndian.AppendUint64(nil, from), next, func(seq uint64, key, value []byte) error {
 		if len(key) == checkpointKeyLen {
 			list = append(list, Checkpoint{Size: seq, Text: append([]byte(nil), value...)})
 		}

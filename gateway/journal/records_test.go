@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -208,5 +209,36 @@ func TestOnlyWhatWasHandedOutIsSettled(t *testing.T) {
 	forward(t, f, out) // again, and one more
 	if got := j.Totals(); got.Forwarded != 3 || got.Waiting != 1 || !got.Identity() {
 		t.Fatalf("totals %+v", got)
+	}
+}
+
+// BenchmarkOpen opens a journal of 100,000 messages that wait, with its state and with all of it lost.
+func BenchmarkOpen(b *testing.B) {
+	o := testOptions(b.TempDir())
+	o.MaxSize, o.AuditMaxSize = 1<<40, 1<<40
+	j := openTest(b, o)
+	for range 100 {
+		var list []*gateway.Entry
+		for range 1000 {
+			list = append(list, message(j, "bench", gateway.General, 1, 0, 0, "v1/vehicle/telemetry", make([]byte, 1024)))
+		}
+		commit(b, j, list...)
+	}
+	j.Close()
+	for _, lost := range []bool{false, true} {
+		b.Run(fmt.Sprintf("state lost %v", lost), func(b *testing.B) {
+			for b.Loop() {
+				if lost {
+					os.Remove(filepath.Join(o.Dir, stateFile))
+				}
+				j, err := Open(o)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				j.Close()
+				b.StartTimer()
+			}
+		})
 	}
 }

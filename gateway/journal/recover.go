@@ -58,7 +58,7 @@ func (j *Journal) recover() error {
 		snap = new(snapshot)
 	}
 	j.resumeAges(snap.Ages)
-	if err := j.newestCheckpoint(); err != nil {
+	if err := j.newestCheckpoint(snap.Next); err != nil {
 		return err
 	}
 	for _, s := range j.segments {
@@ -263,10 +263,10 @@ func (j *Journal) recount(s *segment) error {
 	})
 }
 
-// newestCheckpoint finds the newest checkpoint when the snapshot does not have it.
-func (j *Journal) newestCheckpoint() error {
-	for i := len(j.segments) - 1; i >= 0; i-- {
-		list, err := j.files.checkpoints(j.segments[i], j.segments[i].Next)
+// newestCheckpoint finds the newest checkpoint when the snapshot, which is as of record from, does not have it.
+func (j *Journal) newestCheckpoint(from uint64) error {
+	for i := len(j.segments) - 1; i >= 0 && j.segments[i].Next > from; i-- {
+		list, err := j.files.checkpoints(j.segments[i], max(from, j.segments[i].First), j.segments[i].Next)
 		if err != nil {
 			return err
 		}

@@ -157,7 +157,7 @@ func (j *Journal) writeArchive(s *segment) (m archiveMeta, err error) {
 	if err := j.segmentRecords(s, s.Next, &at, w.record); err != nil {
 		return m, err
 	}
-	list, err := j.files.checkpoints(s, s.Next)
+	list, err := j.files.checkpoints(s, s.First, s.Next)
 	if err != nil {
 		return m, err
 	}
