@@ -78,6 +78,16 @@ func (c *Child) Ready(ctx context.Context, addr string) error {
 	}
 }
 
+// Wait waits for the child's end and returns an error unless it ended with exit status 0.
+func (c *Child) Wait(ctx context.Context) error {
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Tail returns the end of the child's log.
 func (c *Child) Tail() string {
 	b, err := os.ReadFile(c.Log)
