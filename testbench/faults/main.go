@@ -50,6 +50,8 @@ type fault struct {
 }
 
 var faults = []fault{
+	{"kills", "kill -9 at random instants, mosquitto on both sides", randomKills, false},
+	{"points", "kill -9 at named points: system calls on the files of data_dir", pointKills, false},
 	{"power", "power cuts: images of the disk as POSIX allows them, from recordings", powerCuts, false},
 }
 

@@ -20,6 +20,9 @@ type Broker struct {
 type BrokerOptions struct {
 	BridgeTo string // address host:port to which everything that is published goes on, with QoS 1
 	Persist  bool   // keep sessions and queues on disk, saved every ten seconds
+	Autosave bool   // save them on every change, and every second
+	Inflight int    // messages on the way to one client or bridge without an acknowledgement; 0: any number
+	Addr     string // address to listen on; empty: a free one
 }
 
 // StartBroker starts mosquitto in dir/name on a free port, for anonymous clients on loopback, without limits on queues.
@@ -32,9 +35,11 @@ func StartBroker(ctx context.Context, dir, name string, o BrokerOptions) (*Broke
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	b := &Broker{}
-	if b.Addr, err = FreeAddress(); err != nil {
-		return nil, err
+	b := &Broker{Addr: o.Addr}
+	if b.Addr == "" {
+		if b.Addr, err = FreeAddress(); err != nil {
+			return nil, err
+		}
 	}
 	file := filepath.Join(dir, "mosquitto.conf")
 	if err := os.WriteFile(file, []byte(brokerConfig(dir, b.Addr, o)), 0o600); err != nil {
@@ -55,8 +60,11 @@ func StartBroker(ctx context.Context, dir, name string, o BrokerOptions) (*Broke
 func brokerConfig(dir, addr string, o BrokerOptions) string {
 	var b strings.Builder
 	host, port, _ := net.SplitHostPort(addr)
-	fmt.Fprintf(&b, "user root\nlistener %s %s\nallow_anonymous true\nmax_inflight_messages 0\nmax_queued_messages 0\nset_tcp_nodelay true\n", port, host)
-	if o.Persist {
+	fmt.Fprintf(&b, "user root\nlistener %s %s\nallow_anonymous true\nmax_inflight_messages %d\nmax_queued_messages 0\nset_tcp_nodelay true\n", port, host, o.Inflight)
+	switch {
+	case o.Autosave:
+		fmt.Fprintf(&b, "persistence true\npersistence_location %s/\nautosave_interval 1\nautosave_on_changes true\n", dir)
+	case o.Persist:
 		fmt.Fprintf(&b, "persistence true\npersistence_location %s/\nautosave_interval 10\n", dir)
 	}
 	if o.BridgeTo != "" {

@@ -78,6 +78,9 @@ func (c *Child) Ready(ctx context.Context, addr string) error {
 	}
 }
 
+// Done is closed when the child has ended.
+func (c *Child) Done() <-chan struct{} { return c.done }
+
 // Wait waits for the child's end and returns an error unless it ended with exit status 0.
 func (c *Child) Wait(ctx context.Context) error {
 	select {

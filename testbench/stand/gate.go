@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,8 @@ type Gate struct {
 	Config string // configuration file
 	Addr   string // where devices connect
 	Admin  string // where health and metrics are
+
+	Under []string // words in front of the binary when it is started: strace and its flags
 }
 
 // BuildGate builds the sluice binary into dir, from the module of the current directory.
@@ -138,7 +141,7 @@ var gateSections = [][2]string{
 
 // Start runs the gate and waits until devices can connect.
 func (g *Gate) Start(ctx context.Context) (*Child, error) {
-	c, err := Spawn(g.Dir, "sluice", g.Binary, "run", "-c", g.Config)
+	c, err := g.Launch()
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +150,12 @@ func (g *Gate) Start(ctx context.Context) (*Child, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Launch runs the gate and does not wait for it.
+func (g *Gate) Launch() (*Child, error) {
+	words := append(slices.Clone(g.Under), g.Binary, "run", "-c", g.Config)
+	return Spawn(g.Dir, "sluice", words[0], words[1:]...)
 }
 
 // Verb runs a verb of the binary on the gate's configuration and returns what it printed.

@@ -156,7 +156,7 @@ func (d *device) session(l *link, send, all context.Context) (finished bool, err
 		d.freed.Broadcast()
 	})
 	defer context.AfterFunc(all, func() { l.conn.Close() })()
-	if err = d.write(l, send); err == nil && d.settle() {
+	if err = d.write(l, send); err == nil && d.over(send) && d.settle() {
 		_, err = l.conn.Write([]byte{disconnect, 0})
 		finished = true
 	}
@@ -166,6 +166,14 @@ func (d *device) session(l *link, send, all context.Context) (finished bool, err
 		err = readErr
 	}
 	return finished, err
+}
+
+// over reports that there is nothing more to be sent: sending has ended, or the limit is reached. Otherwise write ended
+// because the link broke.
+func (d *device) over(send context.Context) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return send.Err() != nil || d.next >= d.limit()
 }
 
 // write sends again what an earlier connection left unacknowledged, then new messages until send ends, the limit is

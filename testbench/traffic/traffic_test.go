@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"bufio"
 	"io"
 	"log/slog"
 	"net"
@@ -206,5 +207,40 @@ func TestQuantilesAreCloseFromAbove(t *testing.T) {
 	}
 	if (&histogram{}).quantile(0.5) != 0 {
 		t.Error("quantile of nothing")
+	}
+}
+
+// TestADeviceWithNothingOutstandingConnectsAgain breaks a connection on which everything is acknowledged.
+func TestADeviceWithNothingOutstandingConnectsAgain(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			in := &link{conn: conn, r: bufio.NewReader(conn)}
+			for range 5 { // CONNECT and four messages
+				first, err := in.read()
+				if err != nil {
+					break
+				}
+				if _, _, id, _ := publication(first, in.buf); first&0xF0 == publish {
+					conn.Write([]byte{puback, 2, byte(id >> 8), byte(id)})
+				} else {
+					conn.Write([]byte{connack, 2, 0, 0})
+				}
+			}
+			conn.Close()
+		}
+	}()
+	cfg := config(l.Addr().String())
+	cfg.Cloud, cfg.Connections, cfg.Count, cfg.Window, cfg.Rate, cfg.Reconnect = "", 1, 12, 1, 400, true
+	if rep := finish(t, cfg); rep.Acked != 12 {
+		t.Errorf("%d of 12 acknowledged", rep.Acked)
 	}
 }
