@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sluice-edge/sluice/testbench/stand"
@@ -48,6 +47,8 @@ type bed struct {
 	rng    *rand.Rand
 	dir    string
 	cloud  *stand.Broker
+	proxy  *stand.Proxy  // between gate and cloud, or nil
+	own    *stand.Cloud  // the cloud when it is ours, or nil
 	relay  *stand.Broker // the devices' own broker, or nil
 	gate   *stand.Gate
 	child  *stand.Child // nil while the gate is down
@@ -128,12 +129,14 @@ func (d *bed) remove() {
 		d.load.End()
 	}
 	if d.child != nil {
-		if os.Getenv("QUIT") != "" {
-			syscall.Kill(d.child.PID(), syscall.SIGQUIT)
-			time.Sleep(time.Second)
-		}
 		d.child.Kill()
 		d.child = nil
+	}
+	if d.proxy != nil {
+		d.proxy.Close()
+	}
+	if d.own != nil {
+		d.own.Close()
 	}
 	for _, b := range []*stand.Broker{d.relay, d.cloud} {
 		if b != nil {

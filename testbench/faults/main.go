@@ -52,6 +52,7 @@ type fault struct {
 var faults = []fault{
 	{"kills", "kill -9 at random instants, mosquitto on both sides", randomKills, false},
 	{"points", "kill -9 at named points: system calls on the files of data_dir", pointKills, false},
+	{"wire", "the way to the cloud cut, half-open, slow, far and flapping", wireFaults, false},
 	{"power", "power cuts: images of the disk as POSIX allows them, from recordings", powerCuts, false},
 }
 
