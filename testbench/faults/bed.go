@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,13 +31,14 @@ const (
 
 // plan says what a bed is made of. The zero value is usable.
 type plan struct {
-	rate     float64 // messages a second; 0: bedRate
-	journal  string  // the section; empty: smallJournal
-	uplink   string  // further keys of the uplink's mqtt section
-	cloud    string  // address of the cloud for the gate; empty: mosquitto's
-	watch    string  // address of the cloud for the subscriber; empty: mosquitto's
-	bridge   bool    // a third of the devices behind a mosquitto that bridges to the gate
-	under    []string
+	rate     float64                // messages a second; 0: bedRate
+	journal  string                 // the section; empty: smallJournal
+	uplink   string                 // further keys of the uplink's mqtt section
+	cloud    string                 // address of the cloud for the gate; empty: mosquitto's
+	watch    string                 // address of the cloud for the subscriber; empty: mosquitto's
+	bridge   bool                   // a third of the devices behind a mosquitto that bridges to the gate
+	count    uint64                 // messages; 0: until the end
+	down     bool                   // the wire is down when the gate starts
 	patience time.Duration          // for what is missing at the end; 0: drainWithin
 	before   func(dir string) error // called with the gate's folder before the gate is started
 }
@@ -57,11 +60,13 @@ type bed struct {
 	marked int            // faults until then
 	resent uint64         // between the last two marks
 	window uint64
+	worst  map[string]time.Duration // from the end of a fault until all that waited had arrived
+	extra  uint64                   // messages at the cloud that are not the load's
 }
 
 // makeBed starts everything and lets the devices send. Whoever makes it calls remove.
 func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error) {
-	d := &bed{bench: b, row: r, rng: rand.New(rand.NewPCG(b.seed, uint64(len(r.Fault))<<8|uint64(r.Runs))), window: uplinkWindow}
+	d := &bed{bench: b, row: r, rng: rand.New(rand.NewPCG(b.seed, uint64(len(r.Fault))<<8|uint64(r.Runs))), window: uplinkWindow, marked: r.Runs, worst: map[string]time.Duration{}}
 	defer func() {
 		if err != nil {
 			d.remove()
@@ -98,7 +103,6 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
 	if d.gate, err = stand.NewGate(ctx, b.sluice, d.dir, p.cloud, sections); err != nil {
 		return nil, err
 	}
-	d.gate.Under = p.under
 	if p.before != nil {
 		if err := p.before(filepath.Join(d.dir, "data")); err != nil {
 			return nil, err
@@ -118,7 +122,7 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
 	d.row.Window = max(d.row.Window, d.window)
 	d.load, err = traffic.Start(ctx, traffic.Config{
 		Devices: devices, Cloud: p.watch, Connections: connections, QoS: 1, CloudQoS: 1, Window: deviceWindow,
-		Rate: p.rate, Size: bodySize, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Capacity: 1 << 20,
+		Rate: p.rate, Size: bodySize, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Count: p.count, Capacity: 1 << 20,
 	})
 	return d, err
 }
@@ -161,12 +165,6 @@ func (d *bed) mark() {
 	d.before, d.resent, d.marked = now, resent, d.row.Runs
 }
 
-// books are what the files say.
-type books struct {
-	decisions uint64
-	waiting   float64
-}
-
 // kill ends the gate without warning; what the files say then must be sound.
 func (d *bed) kill(ctx context.Context) {
 	d.child.Kill()
@@ -175,8 +173,8 @@ func (d *bed) kill(ctx context.Context) {
 }
 
 // inspect checks the files while no gate runs: journal check, audit verify, the identity, and that nothing arrived that
-// is not decided.
-func (d *bed) inspect(ctx context.Context) (b books) {
+// is not decided. It returns how many messages wait.
+func (d *bed) inspect(ctx context.Context) uint64 {
 	if out, err := d.gate.Verb(ctx, "journal", "check"); err != nil {
 		d.row.bad("fault %d: %v: %.300s", d.row.Runs, err, out)
 	}
@@ -191,20 +189,19 @@ func (d *bed) inspect(ctx context.Context) (b books) {
 	if arrived := d.load.Counts().Arrived; arrived > verified.Records {
 		d.row.Undecided += arrived - verified.Records
 	}
-	b.decisions = verified.Records
 	var stat struct {
 		Totals map[string]any `json:"totals"`
 	}
 	if err := d.ask(ctx, &stat, "journal", "stat"); err != nil {
 		d.row.bad("fault %d: %v", d.row.Runs, err)
-		return b
+		return 0
 	}
 	received, _ := stat.Totals["received"].(float64)
 	if identity, ok := stat.Totals["identity"].(bool); !ok || !identity || uint64(received) != verified.Records {
 		d.row.Mismatches++
 	}
-	b.waiting, _ = stat.Totals["waiting"].(float64)
-	return b
+	waiting, _ := stat.Totals["waiting"].(float64)
+	return uint64(waiting)
 }
 
 // ask runs a verb and decodes what it prints.
@@ -283,12 +280,14 @@ func (d *bed) close(ctx context.Context) error {
 	d.mark()
 	d.row.Acked += report.Acked
 	d.row.Arrived += report.Arrived
-	d.row.Lost += report.Lost
 	if report.Leaks > 0 {
 		d.row.bad("%d messages arrived with a sensitive value inside", report.Leaks)
 	}
-	if report.Strangers > 0 {
-		d.row.bad("%d messages arrived that nobody sent", report.Strangers)
+	if report.Strangers > d.extra {
+		d.row.bad("%d messages arrived that nobody sent", report.Strangers-d.extra)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.worst)) {
+		d.row.note("%s: all that waited had arrived after %.0f ms", name, ms(d.worst[name]))
 	}
 	if report.Acked == 0 {
 		d.row.bad("nothing was acknowledged")
@@ -297,9 +296,11 @@ func (d *bed) close(ctx context.Context) error {
 		d.row.bad("%v", err)
 	}
 	d.child = nil
-	if b := d.inspect(ctx); b.waiting > 0 {
-		d.row.bad("%.0f messages still wait at the end", b.waiting)
+	waiting := d.inspect(ctx)
+	if waiting > 0 {
+		d.row.bad("%d messages still wait at the end", waiting)
 	}
+	d.row.Lost += report.Lost - min(report.Lost, waiting)
 	return nil
 }
 

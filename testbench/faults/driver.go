@@ -62,6 +62,7 @@ func drive(args []string) error {
 		return err
 	}
 	rng := rand.New(rand.NewPCG(*seed, 0xD81))
+	say := func(uplink int, seq uint64) { fmt.Printf("d %d %d\n", uplink, seq) }
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	failed := make(chan error, driverUplinks)
@@ -71,7 +72,7 @@ func drive(args []string) error {
 			return err
 		}
 		pauses := rand.New(rand.NewPCG(rng.Uint64(), uint64(u)))
-		go func() { failed <- deliver(ctx, j, n, pauses) }()
+		go func() { failed <- deliver(ctx, j, n, pauses, say) }()
 	}
 	window := make(chan struct{}, driverWindow)
 	for i := range *messages {
@@ -148,8 +149,9 @@ func driverEntry(j *journal.Journal, rng *rand.Rand, i int) (*gateway.Entry, err
 	return e, nil
 }
 
-// deliver plays an uplink that takes everything, with pauses in which a backlog grows.
-func deliver(ctx context.Context, j *journal.Journal, uplink int, rng *rand.Rand) error {
+// deliver plays an uplink that takes everything, with pauses in which a backlog grows, until ctx ends. told, when not nil,
+// is told of every delivery once it is committed.
+func deliver(ctx context.Context, j *journal.Journal, uplink int, rng *rand.Rand, told func(uplink int, seq uint64)) error {
 	for {
 		if j.Await(ctx, uplink, j.Cursor(uplink)) != nil {
 			return nil
@@ -161,7 +163,9 @@ func deliver(ctx context.Context, j *journal.Journal, uplink int, rng *rand.Rand
 		if err := j.Delivered(ctx, uplink, out); err != nil {
 			return nil // the end
 		}
-		fmt.Printf("d %d %d\n", uplink, out[len(out)-1].Seq)
+		if told != nil {
+			told(uplink, out[len(out)-1].Seq)
+		}
 		if rng.IntN(20) == 0 {
 			time.Sleep(time.Duration(rng.IntN(200)) * time.Millisecond)
 		}

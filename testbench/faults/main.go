@@ -53,6 +53,16 @@ var faults = []fault{
 	{"kills", "kill -9 at random instants, mosquitto on both sides", randomKills, false},
 	{"points", "kill -9 at named points: system calls on the files of data_dir", pointKills, false},
 	{"wire", "the way to the cloud cut, half-open, slow, far and flapping", wireFaults, false},
+	{"acks", "acknowledgements late, doubled and out of order, and a cloud that hangs up", acks, false},
+	{"missing", "acknowledgements that never come while the connection stands", missingAcks, false},
+	{"poison", "a message that makes the cloud hang up, and one that it never acknowledges", poison, true},
+	{"io", "the kernel refuses: EIO, ENOSPC, EMFILE, EROFS", ioErrors, false},
+	{"disk", "a small disk full under load, mosquitto_pub -l among the devices", fullDisk, false},
+	{"clock", "the clock of a journal jumps", clocks, false},
+	{"unsettled", "the disk refuses while a backlog drains, then kill -9", unsettled, false},
+	{"beside", "an outage with kill -9 in it, beside mosquitto's bridge under the same load", beside, false},
+	{"drain", "ten thousand messages wait: time to the first and to the last", drain, false},
+	{"soak", "faults of all kinds at random, for as long as --soak says", soak, true},
 	{"power", "power cuts: images of the disk as POSIX allows them, from recordings", powerCuts, false},
 }
 

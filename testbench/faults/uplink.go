@@ -20,6 +20,11 @@ func (b *bench) wire(ctx context.Context, r *row, p plan) (*bed, *stand.Proxy, e
 		cloud.Kill()
 		return nil, nil, err
 	}
+	if err := proxy.Set(stand.Weather{Down: p.down}); err != nil {
+		proxy.Close()
+		cloud.Kill()
+		return nil, nil, err
+	}
 	p.cloud, p.watch = proxy.Addr, cloud.Addr
 	d, err := b.makeBed(ctx, r, p)
 	if err != nil {
@@ -90,7 +95,10 @@ func (d *bed) caughtUp(ctx context.Context, name string, since time.Time, seen u
 		d.row.bad("%s: what waited does not arrive: %v; %d acknowledged, %d arrived", name, err, c.Acked, c.Arrived)
 		return nil
 	}
-	d.row.note("%s: first message after %.0f ms, all that waited after %.0f ms", name, ms(flows), ms(time.Since(since)))
+	if all := time.Since(since); all > d.worst[name] {
+		d.worst[name] = all
+		d.debug("%s: first message after %.0f ms, all that waited after %.0f ms", name, ms(flows), ms(all))
+	}
 	return nil
 }
 
@@ -98,6 +106,9 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // flap breaks the connection again and again, faster than the backlog drains.
 func (d *bed) flap(ctx context.Context, proxy *stand.Proxy) error {
+	if err := proxy.Set(stand.Weather{Latency: 30 * time.Millisecond}); err != nil { // so that acknowledgements are on the way
+		return err
+	}
 	for range 12 {
 		d.mark()
 		d.row.Runs++
@@ -105,6 +116,9 @@ func (d *bed) flap(ctx context.Context, proxy *stand.Proxy) error {
 		if err := pause(ctx, d.between(50*time.Millisecond, 600*time.Millisecond)); err != nil {
 			return err
 		}
+	}
+	if err := proxy.Set(stand.Weather{}); err != nil {
+		return err
 	}
 	return d.caughtUp(ctx, "flapping", time.Now(), d.load.Counts().Arrived)
 }
