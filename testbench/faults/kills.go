@@ -12,14 +12,16 @@ import (
 // killsPerBed bounds how many kills one journal sees, as checking it takes longer with every record.
 const killsPerBed = 40
 
-// randomKills ends the gate at random instants.
+// randomKills ends the gate at random instants, with every other gate under more load than the uplink's window holds.
 func randomKills(ctx context.Context, b *bench, r *row) error {
-	for left := b.count(120, 12); left > 0; left -= killsPerBed {
-		d, err := b.makeBed(ctx, r, plan{bridge: true})
+	for n, left := 0, b.count(120, 12); left > 0; n++ {
+		kills := min(left, b.count(killsPerBed, 6))
+		left -= kills
+		d, err := b.makeBed(ctx, r, plan{bridge: true, rate: bedRate * float64(1+3*(n%2))})
 		if err != nil {
 			return err
 		}
-		err = d.killAtRandom(ctx, min(left, killsPerBed))
+		err = d.killAtRandom(ctx, kills)
 		d.remove()
 		if err != nil {
 			return err
