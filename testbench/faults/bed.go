@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -46,27 +47,36 @@ type plan struct {
 // bed is a gate between devices and a cloud, with the books of all three.
 type bed struct {
 	*bench
-	row    *row
-	rng    *rand.Rand
-	dir    string
-	cloud  *stand.Broker
-	proxy  *stand.Proxy  // between gate and cloud, or nil
-	own    *stand.Cloud  // the cloud when it is ours, or nil
-	relay  *stand.Broker // the devices' own broker, or nil
-	gate   *stand.Gate
-	child  *stand.Child // nil while the gate is down
-	load   *traffic.Run
-	before traffic.Counts // at the last fault
-	marked int            // faults until then
-	resent uint64         // between the last two marks
-	window uint64
-	worst  map[string]time.Duration // from the end of a fault until all that waited had arrived
-	extra  uint64                   // messages at the cloud that are not the load's
+	row     *row
+	rng     *rand.Rand
+	dir     string
+	cloud   *stand.Broker
+	proxy   *stand.Proxy  // between gate and cloud, or nil
+	own     *stand.Cloud  // the cloud when it is ours, or nil
+	relay   *stand.Broker // the devices' own broker, or nil
+	gate    *stand.Gate
+	child   *stand.Child // nil while the gate is down
+	load    *traffic.Run
+	before  traffic.Counts // at the last fault
+	marked  int            // faults until then
+	resent  uint64         // between the last two marks
+	window  uint64
+	worst   map[string]time.Duration // from the end of a fault until all that waited had arrived
+	records uint64                   // at the last inspection
+	broken  bool                     // it found that the journal cannot be read
+	extra   uint64                   // messages at the cloud that are not the load's
+}
+
+// rng returns the randomness of the next bed of a row.
+func (b *bench) rng(r *row) *rand.Rand {
+	name := fnv.New64a()
+	name.Write([]byte(r.Fault))
+	return rand.New(rand.NewPCG(b.seed, name.Sum64()+uint64(r.Runs)))
 }
 
 // makeBed starts everything and lets the devices send. Whoever makes it calls remove.
 func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error) {
-	d := &bed{bench: b, row: r, rng: rand.New(rand.NewPCG(b.seed, uint64(len(r.Fault))<<8|uint64(r.Runs))), window: uplinkWindow, marked: r.Runs, worst: map[string]time.Duration{}}
+	d := &bed{bench: b, row: r, rng: b.rng(r), window: uplinkWindow, marked: r.Runs, worst: map[string]time.Duration{}}
 	defer func() {
 		if err != nil {
 			d.remove()
@@ -177,6 +187,8 @@ func (d *bed) kill(ctx context.Context) {
 func (d *bed) inspect(ctx context.Context) uint64 {
 	if out, err := d.gate.Verb(ctx, "journal", "check"); err != nil {
 		d.row.bad("fault %d: %v: %.300s", d.row.Runs, err, out)
+		d.broken = true
+		return 0
 	}
 	var verified struct {
 		OK      bool     `json:"ok"`
@@ -190,12 +202,14 @@ func (d *bed) inspect(ctx context.Context) uint64 {
 		d.row.Undecided += arrived - verified.Records
 	}
 	var stat struct {
-		Totals map[string]any `json:"totals"`
+		Records uint64         `json:"records"`
+		Totals  map[string]any `json:"totals"`
 	}
 	if err := d.ask(ctx, &stat, "journal", "stat"); err != nil {
 		d.row.bad("fault %d: %v", d.row.Runs, err)
 		return 0
 	}
+	d.records = stat.Records
 	received, _ := stat.Totals["received"].(float64)
 	if identity, ok := stat.Totals["identity"].(bool); !ok || !identity || uint64(received) != verified.Records {
 		d.row.Mismatches++

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -45,30 +47,81 @@ func (d *bed) killAtRandom(ctx context.Context, kills int) error {
 	return d.close(ctx)
 }
 
-// point is a system call at which the gate is killed, before the call is done. The counts are strace's: of one thread.
+// point is a system call before which the gate is killed. The counts are strace's: of one thread.
 type point struct {
 	call   string
+	on     target
 	first  int // the smallest count, of the first kill
 	spread int // the next kills come up to so many calls later
 	times  int // how often in the full form
 }
 
-// points cover the making of a journal, the commit (data, sync, meta page, sync), the change of segments, the growth of
-// files, saving the state, writing, renaming and removing.
+// target is the file that a point is about.
+type target int
+
+const (
+	anything target = iota
+	nextSegment
+	nextArchive
+	oldestSegment
+	state
+)
+
+// points cover the commit (data, sync, meta page, sync), the making of a segment, the growth of files, saving the state,
+// writing, renaming and removing.
 var points = []point{
-	{"openat", 1, 60, 16},
-	{"pwrite64", 1, 30, 12}, {"pwrite64", 30, 400, 18},
-	{"fdatasync", 1, 20, 12}, {"fdatasync", 20, 300, 14},
-	{"fsync", 1, 12, 16},
-	{"ftruncate", 1, 10, 10},
-	{"renameat", 1, 3, 8},
-	{"unlinkat", 1, 4, 12},
-	{"write", 1, 40, 8}, // archives; also the log and the sockets
+	{"openat", anything, 1, 25, 8},
+	{"pwrite64", anything, 1, 30, 10},
+	{"pwrite64", anything, 30, 150, 16},
+	{"fdatasync", anything, 1, 20, 8},
+	{"fdatasync", anything, 20, 100, 12},
+	{"fsync", anything, 1, 6, 10},
+	{"ftruncate", anything, 1, 2, 6},
+	{"openat", nextSegment, 1, 1, 4},
+	{"pwrite64", nextSegment, 1, 1, 4}, // the file is there and empty
+	{"pwrite64", nextSegment, 2, 7, 8},
+	{"fdatasync", nextSegment, 1, 5, 8},
+	{"openat", nextArchive, 1, 1, 3},
+	{"write", nextArchive, 1, 5, 6},
+	{"fsync", nextArchive, 1, 1, 3},
+	{"renameat", nextArchive, 1, 1, 4},
+	{"unlinkat", oldestSegment, 1, 1, 6},
+	{"pwrite64", state, 1, 8, 8},
+	{"fdatasync", state, 1, 6, 6},
 }
 
-// inject returns the words that start a program under strace, which writes to file and does what says.
-func inject(file, calls, what string) []string {
-	return []string{"strace", "-D", "-f", "-y", "-s", "16", "-e", "signal=kill", "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what, "-o", file}
+// path returns the file that a target is at the next start. Segments and archives are named after their first record.
+func (t target) path(data string, records uint64) (string, error) {
+	segments, err := filepath.Glob(filepath.Join(data, "segment-*.bolt"))
+	if err != nil {
+		return "", err
+	}
+	oldest := filepath.Join(data, fmt.Sprintf("segment-%020d.bolt", records))
+	if len(segments) > 0 {
+		oldest = slices.Min(segments)
+	}
+	switch t {
+	case nextSegment:
+		return filepath.Join(data, fmt.Sprintf("segment-%020d.bolt", records)), nil
+	case nextArchive:
+		number := strings.TrimPrefix(strings.TrimSuffix(filepath.Base(oldest), ".bolt"), "segment-")
+		return filepath.Join(data, "archive", "archive-"+number+".slr.tmp"), nil
+	case oldestSegment:
+		return oldest, nil
+	case state:
+		return filepath.Join(data, "state.bolt"), nil
+	}
+	return "", nil
+}
+
+// inject returns the words that start a program under strace, which writes to file and does what says to calls, on one
+// path only unless that is empty.
+func inject(file, path, calls, what string) []string {
+	words := []string{"strace", "-D", "-f", "-y", "-s", "16", "-e", "signal=kill", "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what, "-o", file}
+	if path != "" {
+		words = append(words, "-P", path)
+	}
+	return words
 }
 
 // pointKills ends the gate at named points, in the middle of its first start, of its life, and of its restarts.
@@ -76,77 +129,92 @@ func pointKills(ctx context.Context, b *bench, r *row) error {
 	seen := map[string]int{}
 	var todo []point
 	for _, p := range points {
-		for range max(p.times/b.count(1, 6), 1) {
+		for range max(p.times/b.count(1, 8), 1) {
 			todo = append(todo, p)
 		}
 	}
+	b.rng(r).Shuffle(len(todo), func(i, k int) { todo[i], todo[k] = todo[k], todo[i] })
 	for len(todo) > 0 {
-		n := min(len(todo), killsPerBed)
 		d, err := b.makeBed(ctx, r, plan{})
-		if err == nil {
-			d.rng.Shuffle(len(todo), func(i, k int) { todo[i], todo[k] = todo[k], todo[i] })
-			err = d.killAtPoints(ctx, todo[:n], seen)
-			d.remove()
-		}
 		if err != nil {
 			return err
 		}
-		todo = todo[n:]
+		done, err := d.killAtPoints(ctx, todo[:min(len(todo), killsPerBed)], seen)
+		d.remove()
+		if err != nil {
+			return err
+		}
+		todo = todo[done:]
 	}
-	for where, n := range seen {
-		r.note("%d kills at %s", n, where)
+	for _, where := range slices.Sorted(maps.Keys(seen)) {
+		r.note("%d kills at %s", seen[where], where)
 	}
 	return nil
 }
 
 // pointWithin bounds how long the gate lives until its point comes; else it is killed where it is.
-const pointWithin = 4 * time.Second
+const pointWithin = 3 * time.Second
 
-func (d *bed) killAtPoints(ctx context.Context, list []point, seen map[string]int) error {
+// killAtPoints returns how many points were done: not all of them when the gate does not start again.
+func (d *bed) killAtPoints(ctx context.Context, list []point, seen map[string]int) (done int, err error) {
 	if err := pause(ctx, time.Second); err != nil {
-		return err
+		return 0, err
 	}
 	d.mark()
 	d.row.Runs++
 	d.kill(ctx)
 	for i, p := range list {
 		d.row.Runs++
-		trace := filepath.Join(d.dir, fmt.Sprintf("point-%d.trace", i))
-		d.gate.Under = inject(trace, p.call, fmt.Sprintf("signal=KILL:when=%d", p.first+d.rng.IntN(p.spread)))
-		c, err := d.gate.Launch()
+		where, err := d.killAt(ctx, fmt.Sprintf("point-%d.trace", i), &p)
 		if err != nil {
-			return err
+			return i, err
 		}
-		died := true
-		select {
-		case <-c.Done():
-		case <-time.After(pointWithin):
-			died = false
-		case <-ctx.Done():
+		seen[where]++
+		d.debug("kill %d, %s %d: %s", d.row.Runs, p.call, p.on, where)
+		if d.inspect(ctx); d.broken {
+			c := d.load.Counts()
+			d.row.bad("fault %d, killed at %s: the gate does not start again; %d messages are acknowledged and not at the cloud", d.row.Runs, where, c.Acked-c.Arrived)
+			return i + 1, nil
 		}
-		c.Kill()
-		d.gate.Under = nil
-		where := "no point within its life"
-		if died {
-			where = lastCall(trace)
-		}
-		if seen[where]++; where == "" {
-			d.row.bad("fault %d: the gate ended by itself: %s", d.row.Runs, c.Tail())
-		}
-		d.debug("kill %d: %s", d.row.Runs, where)
-		d.inspect(ctx)
 		if i%3 == 2 { // otherwise it is killed on the way back up as well
 			if err := d.start(ctx); err != nil {
-				return err
+				return i, err
 			}
 			if err := pause(ctx, d.between(100*time.Millisecond, time.Second)); err != nil {
-				return err
+				return i, err
 			}
 			d.mark()
 			d.kill(ctx)
 		}
 	}
-	return d.close(ctx)
+	return len(list), d.close(ctx)
+}
+
+// killAt runs the gate until it dies at a point, or for a while, and returns where it died.
+func (d *bed) killAt(ctx context.Context, name string, p *point) (where string, err error) {
+	path, err := p.on.path(filepath.Join(d.dir, "data"), d.records)
+	if err != nil {
+		return "", err
+	}
+	trace := filepath.Join(d.dir, name)
+	d.gate.Under = inject(trace, path, p.call, fmt.Sprintf("signal=KILL:when=%d", p.first+d.rng.IntN(p.spread)))
+	c, err := d.gate.Launch()
+	d.gate.Under = nil
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-c.Done():
+		where = lastCall(trace)
+	case <-time.After(pointWithin):
+		where = "no point within its life"
+	case <-ctx.Done():
+	}
+	c.Kill()
+	if where == "" {
+		d.row.bad("fault %d: the gate ended by itself: %s", d.row.Runs, c.Tail())
+	}
+	return where, nil
 }
 
 var (
