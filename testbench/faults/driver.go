@@ -152,15 +152,19 @@ func driverEntry(j *journal.Journal, rng *rand.Rand, i int) (*gateway.Entry, err
 // deliver plays an uplink that takes everything, with pauses in which a backlog grows, until ctx ends. told, when not nil,
 // is told of every delivery once it is committed.
 func deliver(ctx context.Context, j *journal.Journal, uplink int, rng *rand.Rand, told func(uplink int, seq uint64)) error {
+	feed := j.Feed(uplink)
 	for {
-		if j.Await(ctx, uplink, j.Cursor(uplink)) != nil {
+		if feed.Await(ctx) != nil {
 			return nil
 		}
-		out, err := j.Read(uplink, j.Cursor(uplink), 1+rng.IntN(64), 1<<20, nil)
+		out, err := feed.Next(1+rng.IntN(64), 1<<20, nil)
 		if err != nil {
 			return err
 		}
-		if err := j.Delivered(ctx, uplink, out); err != nil {
+		if len(out) == 0 {
+			continue
+		}
+		if err := feed.Settle(ctx, out, gateway.Forwarded, ""); err != nil {
 			return nil // the end
 		}
 		if told != nil {
