@@ -78,10 +78,13 @@ func acks(ctx context.Context, b *bench, r *row) error {
 	return d.close(ctx)
 }
 
+// impatient lets the gate give up a connection without acknowledgements soon, so that a case does not take minutes.
+const impatient = ", ack_timeout: 2s"
+
 // missingAcks has the cloud take a message now and then and never acknowledge it. The connection stands meanwhile, so
 // that only the gate's own patience helps.
 func missingAcks(ctx context.Context, b *bench, r *row) error {
-	d, cloud, err := b.scripted(ctx, r, plan{patience: 10 * time.Second})
+	d, cloud, err := b.scripted(ctx, r, plan{patience: 10 * time.Second, uplink: impatient})
 	if err != nil {
 		return err
 	}
@@ -122,7 +125,7 @@ const poisonTopic = "v1/poison/telemetry"
 // dead, and the rest arrives.
 func poison(ctx context.Context, b *bench, r *row) error {
 	for _, answer := range []stand.Answer{stand.Hang, stand.Ignore} {
-		d, cloud, err := b.scripted(ctx, r, plan{})
+		d, cloud, err := b.scripted(ctx, r, plan{uplink: impatient})
 		if err != nil {
 			return err
 		}
