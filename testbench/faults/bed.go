@@ -197,6 +197,7 @@ func (d *bed) inspect(ctx context.Context) uint64 {
 	}
 	if err := d.ask(ctx, &verified, "audit", "verify"); err != nil || !verified.OK || len(verified.Errors) > 0 {
 		d.row.bad("fault %d: audit verify: %v %.300s", d.row.Runs, err, strings.Join(verified.Errors, "; "))
+		return 0
 	}
 	if arrived := d.load.Counts().Arrived; arrived > verified.Records {
 		d.row.Undecided += arrived - verified.Records

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/sluice-edge/sluice/testbench/stand"
@@ -14,7 +15,7 @@ import (
 // Times of the outage beside mosquitto's bridge.
 const (
 	fullOutage  = 20 * time.Second
-	shortOutage = 6 * time.Second
+	shortOutage = 4 * time.Second
 	besideRate  = 750 // on each side
 	waiting     = 10_000
 )
@@ -36,7 +37,7 @@ func beside(ctx context.Context, b *bench, r *row) error {
 		return err
 	}
 	defer m.remove()
-	if err := pause(ctx, 3*time.Second); err != nil {
+	if err := pause(ctx, 2*time.Second); err != nil {
 		return err
 	}
 	d.mark()
@@ -64,8 +65,13 @@ func beside(ctx context.Context, b *bench, r *row) error {
 	if err := setBoth(stand.Weather{}, proxy, m.proxy); err != nil {
 		return err
 	}
-	d.drained(ctx, since, "sluice", d.load, counts[0], counts[0].Acked-counts[0].Arrived)
-	d.drained(ctx, since, "mosquitto bridge", m.load, counts[1], counts[1].Acked-counts[1].Arrived)
+	var both sync.WaitGroup
+	var said [2]string
+	both.Go(func() { said[0] = d.drained(ctx, since, d.load, counts[0]) })
+	both.Go(func() { said[1] = d.drained(ctx, since, m.load, counts[1]) })
+	both.Wait()
+	r.note("sluice: %s", said[0])
+	r.note("mosquitto bridge: %s", said[1])
 	theirs, err := m.load.Stop()
 	if err != nil {
 		return err
@@ -87,9 +93,9 @@ func setBoth(w stand.Weather, proxies ...*stand.Proxy) error {
 	return nil
 }
 
-// drained notes how long it takes until what waited, as many messages, has arrived, with the load going on.
-func (d *bed) drained(ctx context.Context, since time.Time, who string, load *traffic.Run, then traffic.Counts, waited uint64) {
-	first := time.Duration(0)
+// drained says how long it takes until as many as waited then have arrived, with the load going on.
+func (d *bed) drained(ctx context.Context, since time.Time, load *traffic.Run, then traffic.Counts) string {
+	waited, first := then.Acked-then.Arrived, time.Duration(0)
 	err := d.await(ctx, recoverWithin, func() bool {
 		now := load.Counts()
 		if first == 0 && now.Arrived > then.Arrived {
@@ -98,10 +104,9 @@ func (d *bed) drained(ctx context.Context, since time.Time, who string, load *tr
 		return now.Arrived >= then.Arrived+waited
 	})
 	if err != nil {
-		d.row.note("%s: of %d that waited %d had arrived %v after the outage", who, waited, load.Counts().Arrived-then.Arrived, recoverWithin)
-		return
+		return fmt.Sprintf("of %d that waited %d had arrived %v after the outage", waited, load.Counts().Arrived-then.Arrived, recoverWithin)
 	}
-	d.row.note("%s: %d that waited arrived in %.0f ms from the first one on, which came %.0f ms after the outage", who, waited,
+	return fmt.Sprintf("as many as waited, %d, arrived in %.0f ms from the first one on, which came %.0f ms after the outage", waited,
 		ms(time.Since(since)-first), ms(first))
 }
 

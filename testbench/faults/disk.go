@@ -25,7 +25,7 @@ const (
 // have to connect again; what makes room is the disk growing, or the uplink coming back.
 func fullDisk(ctx context.Context, b *bench, r *row) error {
 	for range b.count(3, 1) {
-		for _, grow := range []bool{true, false} {
+		for _, grow := range []bool{true, false}[:b.count(2, 1)] {
 			var data string
 			d, proxy, err := b.wire(ctx, r, plan{rate: fillRate, before: func(dir string) error {
 				if err := os.Mkdir(dir, 0o700); err != nil {

@@ -58,7 +58,7 @@ func ioErrors(ctx context.Context, b *bench, r *row) error {
 	}
 	defer d.remove()
 	for round := range b.count(3, 1) {
-		for i := range spells {
+		for _, i := range d.rng.Perm(len(spells))[:b.count(len(spells), 5)] {
 			if err := d.endure(ctx, fmt.Sprintf("spell-%d-%d", round, i), &spells[i]); err != nil {
 				return err
 			}

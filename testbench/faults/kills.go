@@ -16,8 +16,8 @@ const killsPerBed = 40
 
 // randomKills ends the gate at random instants, with every other gate under more load than the uplink's window holds.
 func randomKills(ctx context.Context, b *bench, r *row) error {
-	for n, left := 0, b.count(120, 12); left > 0; n++ {
-		kills := min(left, b.count(killsPerBed, 6))
+	for n, left := 0, b.count(120, 8); left > 0; n++ {
+		kills := min(left, b.count(killsPerBed, 4))
 		left -= kills
 		d, err := b.makeBed(ctx, r, plan{bridge: true, rate: bedRate * float64(1+3*(n%2))})
 		if err != nil {
@@ -129,11 +129,12 @@ func pointKills(ctx context.Context, b *bench, r *row) error {
 	seen := map[string]int{}
 	var todo []point
 	for _, p := range points {
-		for range max(p.times/b.count(1, 8), 1) {
+		for range b.count(p.times, 1) {
 			todo = append(todo, p)
 		}
 	}
 	b.rng(r).Shuffle(len(todo), func(i, k int) { todo[i], todo[k] = todo[k], todo[i] })
+	todo = todo[:b.count(len(todo), 10)]
 	for len(todo) > 0 {
 		d, err := b.makeBed(ctx, r, plan{})
 		if err != nil {
@@ -153,7 +154,7 @@ func pointKills(ctx context.Context, b *bench, r *row) error {
 }
 
 // pointWithin bounds how long the gate lives until its point comes; else it is killed where it is.
-const pointWithin = 3 * time.Second
+const pointWithin = 2 * time.Second
 
 // killAtPoints returns how many points were done: not all of them when the gate does not start again.
 func (d *bed) killAtPoints(ctx context.Context, list []point, seen map[string]int) (done int, err error) {

@@ -109,7 +109,7 @@ func (d *bed) flap(ctx context.Context, proxy *stand.Proxy) error {
 	if err := proxy.Set(stand.Weather{Latency: 30 * time.Millisecond}); err != nil { // so that acknowledgements are on the way
 		return err
 	}
-	for range 12 {
+	for range d.count(12, 8) {
 		d.mark()
 		d.row.Runs++
 		proxy.Cut()
