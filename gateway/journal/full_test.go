@@ -276,7 +276,7 @@ func TestAFullDiskStillLetsDrainedSegmentsGo(t *testing.T) {
 	o.SegmentSize = 1 << 20
 	reserve := filepath.Join(o.Dir, reserveFile)
 	o.openFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
-		if _, err := os.Stat(reserve); strings.HasSuffix(name, tmpSuffix) && err == nil {
+		if _, err := os.Stat(reserve); strings.HasSuffix(name, arcSuffix+tmpSuffix) && err == nil {
 			return nil, syscall.ENOSPC
 		}
 		return os.OpenFile(name, flag, perm)

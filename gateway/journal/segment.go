@@ -68,6 +68,28 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
+// ensureBolt makes a bbolt file that does not exist: whole, and then under its name.
+func ensureBolt(path string, open func(string, int, os.FileMode) (*os.File, error)) error {
+	if st, err := os.Stat(path); err == nil && st.Size() > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	half := path + tmpSuffix
+	if err := os.Remove(half); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := openBolt(half, bbolt.Options{}, open) // writes and syncs an empty file
+	if err == nil {
+		err = closeBolt(db)
+	}
+	if err == nil {
+		err = os.Rename(half, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return err
+}
+
 // openBolt opens a bbolt file under guard. When opening panics, the file is closed all the same.
 func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (db *bbolt.DB, err error) {
 	var file *os.File
@@ -340,13 +362,17 @@ func (h *handles) scan(s *segment, from []byte, next uint64, fn func(seq uint64,
 // errStop ends an iteration early and is no error to its caller.
 var errStop = errors.New("stop")
 
-// createSegment makes an empty segment file whose first record will be first, durable with its folder.
+// createSegment makes an empty segment file whose first record will be first, durable with its folder. It has its name
+// only when it is whole: a power cut never leaves half a file where a segment is expected.
 func createSegment(dir string, first uint64, mapSize int, open func(string, int, os.FileMode) (*os.File, error)) (*segment, error) {
 	path := filepath.Join(dir, segmentName(first))
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	half := path + tmpSuffix
+	for _, left := range []string{path, half} {
+		if err := os.Remove(left); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
-	db, err := openBolt(path, bbolt.Options{InitialMmapSize: mapSize, NoFreelistSync: true}, open) // never opened for writing again
+	db, err := openBolt(half, bbolt.Options{InitialMmapSize: mapSize, NoFreelistSync: true}, open) // never opened for writing again
 	if err == nil {
 		err = guard(func() error {
 			return db.Update(func(tx *bbolt.Tx) error {
@@ -356,10 +382,14 @@ func createSegment(dir string, first uint64, mapSize int, open func(string, int,
 		})
 	}
 	if err == nil {
+		err = os.Rename(half, path)
+	}
+	if err == nil {
 		err = syncDir(dir)
 	}
 	if err != nil {
 		closeBolt(db)
+		os.Remove(half)
 		os.Remove(path)
 		return nil, err
 	}

@@ -223,14 +223,14 @@ func (j *Journal) openState() (*snapshot, error) {
 }
 
 func (j *Journal) readState(path string) (snap *snapshot, err error) {
+	if !j.readOnly {
+		if err := ensureBolt(path, j.opt.openFile); err != nil {
+			return nil, err
+		}
+	}
 	j.state.db, err = openBolt(path, bbolt.Options{ReadOnly: j.readOnly}, j.opt.openFile)
 	if err != nil {
 		return nil, err
-	}
-	if !j.readOnly {
-		if err := syncDir(j.opt.Dir); err != nil {
-			return nil, err
-		}
 	}
 	err = guard(func() error {
 		return j.state.db.View(func(tx *bbolt.Tx) error {

@@ -184,13 +184,13 @@ func (j *Journal) openParked() (err error) {
 	if _, err := os.Stat(path); j.readOnly && errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if j.parked, err = openBolt(path, bbolt.Options{ReadOnly: j.readOnly}, j.opt.openFile); err != nil {
-		return err
-	}
 	if !j.readOnly {
-		if err := syncDir(j.opt.Dir); err != nil {
+		if err := ensureBolt(path, j.opt.openFile); err != nil {
 			return err
 		}
+	}
+	if j.parked, err = openBolt(path, bbolt.Options{ReadOnly: j.readOnly}, j.opt.openFile); err != nil {
+		return err
 	}
 	return j.eachParked(func(key, value []byte) error {
 		if key[8] != recordByte {

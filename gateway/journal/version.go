@@ -100,6 +100,8 @@ func (j *Journal) lockDir() error {
 		flag, how = os.O_RDONLY, syscall.LOCK_SH
 	} else if err := os.MkdirAll(filepath.Join(j.opt.Dir, archiveDir), 0o700); err != nil {
 		return err
+	} else if err := syncDir(filepath.Dir(filepath.Clean(j.opt.Dir))); err != nil {
+		return err
 	}
 	for _, path := range j.lockFiles() {
 		f, err := os.OpenFile(path, flag, 0o600)
