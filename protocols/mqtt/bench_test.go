@@ -52,7 +52,7 @@ func BenchmarkDecode(b *testing.B) {
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	session := newSession(b.Context(), s, &instant{}, near)
+	session := newSession(b.Context(), b.Context(), s, &instant{}, near)
 	session.filters = []string{"v1/+/gnss"}
 	frame := pub(1, 7, "v1/LSVAA49J132037048/gnss", string(make([]byte, 1<<10)))
 	in := newBatch(32 << 10)

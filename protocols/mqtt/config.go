@@ -26,7 +26,7 @@ type SourceConfig struct {
 	KeepAliveMax   time.Duration `yaml:"keep_alive_max" default:"0s" min:"0s" max:"18h" doc:"longest keep-alive granted, also to clients that ask for none; 0s: as the client asks"`
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"10s" min:"100ms" max:"5m" doc:"time from connecting to a complete CONNECT"`
 	FrameTimeout   time.Duration `yaml:"frame_timeout" default:"30s" min:"100ms" max:"10m" doc:"time for one packet to arrive whole, and for a client to take an answer"`
-	DrainTimeout   time.Duration `yaml:"drain_timeout" default:"10s" min:"0s" max:"5m" doc:"time a closing connection waits for what is in hand, to acknowledge it"`
+	DrainTimeout   time.Duration `yaml:"drain_timeout" default:"10s" min:"0s" max:"5m" doc:"time a closing connection waits for what is in hand, to acknowledge it; 900 ms at the most when the gateway stops"`
 }
 
 // SourceTLS is the gate's side of TLS.

@@ -50,6 +50,7 @@ type session struct {
 
 	admit  context.Context // ends with the source, or when the session is killed
 	wait   context.Context // ends when nobody waits for what is in hand any more
+	late   context.Context // ends when the source does not wait any longer
 	kill   func()          // closes the connection at once; safe to call from anywhere, more than once
 	reader chan struct{}   // closed when the reader has ended
 
@@ -57,11 +58,11 @@ type session struct {
 }
 
 // newSession prepares the session of an accepted connection. The session owns the connection.
-func newSession(ctx context.Context, src *Source, gate gateway.Gate, conn net.Conn) *session {
+func newSession(ctx, late context.Context, src *Source, gate gateway.Gate, conn net.Conn) *session {
 	s := &session{src: src, gate: gate, conn: conn, raw: conn, win: newWindow(src.config.Window), topics: map[string]string{}, reader: make(chan struct{})}
 	admit, cancelAdmit := context.WithCancel(ctx)
 	wait, cancelWait := context.WithCancel(context.WithoutCancel(ctx))
-	s.admit, s.wait = admit, wait
+	s.admit, s.wait, s.late = admit, wait, late
 	if config := src.tls.Load(); config != nil {
 		s.conn = tls.Server(conn, config)
 	}
@@ -79,6 +80,8 @@ func (s *session) serve() {
 	defer s.kill()
 	unblock := context.AfterFunc(s.admit, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer unblock()
+	tooLate := context.AfterFunc(s.late, s.kill)
+	defer tooLate()
 
 	first := newBatch(0)
 	err := s.open(first)
@@ -98,11 +101,9 @@ func (s *session) serve() {
 	s.src.forget(s)
 	close(s.reader)
 	s.win.close()
-	if !s.win.empty() {
-		late := time.AfterFunc(s.src.config.DrainTimeout, s.kill)
-		defer late.Stop()
-	}
+	impatient := time.AfterFunc(max(goodbye, s.src.config.DrainTimeout), s.kill) // the last answers may be on their way to a device that reads none
 	<-acknowledged
+	impatient.Stop()
 	s.src.ended(s, err)
 	s.linger(err)
 	_ = s.conn.Close() // says goodbye in TLS; nothing depends on it

@@ -115,8 +115,12 @@ func (s *Source) Addr() net.Addr {
 	return s.listener.Addr()
 }
 
-// Run takes devices in until ctx ends. It then stops reading, waits up to DrainTimeout for what is in hand, acknowledges
-// that and returns when every connection is closed. It returns early only when it cannot listen.
+// stopWithin is how long a source that stops waits for what is in hand, whatever DrainTimeout allows a connection: the
+// power may go next.
+const stopWithin = 900 * time.Millisecond
+
+// Run takes devices in until ctx ends. It then stops reading, waits for what is in hand, up to DrainTimeout and not longer
+// than 900 ms, acknowledges that and returns when every connection is closed. It returns early only when it cannot listen.
 func (s *Source) Run(ctx context.Context, gate gateway.Gate) error {
 	if err := s.Listen(); err != nil {
 		return err
@@ -129,18 +133,22 @@ func (s *Source) Run(ctx context.Context, gate gateway.Gate) error {
 	s.log.Info("source up", "source", s.name, "listen", l.Addr().String())
 
 	var running sync.WaitGroup
-	s.accept(ctx, l, gate, &running)
+	late, expire := context.WithCancel(context.WithoutCancel(ctx))
+	defer expire()
+	s.accept(ctx, late, l, gate, &running)
 	s.mu.Lock()
 	s.listener = nil
 	s.mu.Unlock()
+	limit := time.AfterFunc(max(goodbye, min(s.config.DrainTimeout, stopWithin)), expire)
+	defer limit.Stop()
 	running.Wait()
 	s.log.Info("source down", "source", s.name)
 	return nil
 }
 
-// accept starts a session for every connection until ctx ends. Errors of the system, such as too many open files, are
+// accept starts a session for every connection until ctx ends; none outlives late. Errors of the system, such as too many open files, are
 // waited out.
-func (s *Source) accept(ctx context.Context, l net.Listener, gate gateway.Gate, running *sync.WaitGroup) {
+func (s *Source) accept(ctx, late context.Context, l net.Listener, gate gateway.Gate, running *sync.WaitGroup) {
 	const longest = time.Second
 	pause, full := time.Duration(0), false
 	slots := make(chan struct{}, s.config.MaxConnections)
@@ -175,7 +183,7 @@ func (s *Source) accept(ctx context.Context, l net.Listener, gate gateway.Gate, 
 			_ = conn.Close() // nothing was read from it
 			continue
 		}
-		session := newSession(ctx, s, gate, conn)
+		session := newSession(ctx, late, s, gate, conn)
 		running.Go(func() {
 			defer func() { <-slots }()
 			session.serve()

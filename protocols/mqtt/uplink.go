@@ -23,7 +23,7 @@ const (
 	// handTimeout bounds how long the library may take a message over. Its writer never waits for the network, so only a
 	// connection that was just lost makes it wait.
 	handTimeout = time.Second
-	// goodbye bounds the wait for a DISCONNECT to be written.
+	// goodbye bounds the wait for a DISCONNECT, or the last answers to a device, to be written.
 	goodbye = 250 * time.Millisecond
 )
 
