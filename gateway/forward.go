@@ -18,6 +18,7 @@ const (
 	firstRetry     = 200 * time.Millisecond
 	lastRetry      = 30 * time.Second
 	stopGrace      = 500 * time.Millisecond // what is on the wire when the gateway stops may still be acknowledged
+	settleGrace    = 300 * time.Millisecond // and what was acknowledged may still be committed
 	probeEvery     = time.Second            // how often the age of the oldest message on the wire is looked at
 )
 
@@ -88,7 +89,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	defer func() {
 		close(last)
 		f.feed.Hurry()
-		grace := time.AfterFunc(stopGrace, giveUp)
+		grace := time.AfterFunc(settleGrace, giveUp)
 		settler.Wait()
 		grace.Stop()
 		giveUp()
@@ -181,7 +182,7 @@ func (f *Forwarder) drain(ctx context.Context, link Link) error {
 			sleep(linked, lastRetry)
 			return err
 		}
-		if err := f.sendAll(linked, link, batch); err != nil && ctx.Err() == nil {
+		if err := f.sendAll(ctx, linked, link, batch); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -257,18 +258,18 @@ func (f *Forwarder) await(ctx context.Context) error {
 	return err
 }
 
-// sendAll sends a batch, in order. What it did not hand to the link goes back to the feed.
-func (f *Forwarder) sendAll(ctx context.Context, link Link, batch []*Outbound) error {
+// sendAll sends a batch, in order, until linked ends. What it did not hand to the link goes back to the feed.
+func (f *Forwarder) sendAll(ctx, linked context.Context, link Link, batch []*Outbound) error {
 	for i, o := range batch {
-		err := f.sendOne(ctx, link, o)
+		err := f.sendOne(linked, link, o)
 		switch {
 		case err == nil:
 			continue
 		case errors.Is(err, ErrUnsendable):
 			f.unsent(o)
-			f.bury(context.WithoutCancel(ctx), o, "unsendable")
+			f.bury(ctx, o, "unsendable")
 			continue
-		case ctx.Err() == nil || f.isSent(o): // the link broke at it: it is one of those on the wire
+		case linked.Err() == nil || f.isSent(o): // the link broke at it: it is one of those on the wire
 			i++
 		}
 		f.mu.Lock()

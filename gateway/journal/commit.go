@@ -151,7 +151,7 @@ const lingerBytes = 256 << 10
 // lingering reports whether the committer waits for more before the next commit, and sees to it that it looks again. j.qmu
 // is held.
 func (j *Journal) lingering() bool {
-	if j.opt.Linger <= 0 || j.closing || j.hurried || j.queuedBytes >= lingerBytes || len(j.urgent)+len(j.queue) == 0 {
+	if j.opt.Linger <= 0 || j.closing || j.hurried || j.rushed || j.queuedBytes >= lingerBytes || len(j.urgent)+len(j.queue) == 0 {
 		return false
 	}
 	left := j.opt.Linger - time.Since(j.queuedAt)
@@ -178,6 +178,14 @@ func (j *Journal) Hurry() {
 	j.qmu.Lock()
 	defer j.qmu.Unlock()
 	j.hurried = true
+	j.wake.Signal()
+}
+
+// Rush ends lingering for good: the gateway stops.
+func (j *Journal) Rush() {
+	j.qmu.Lock()
+	defer j.qmu.Unlock()
+	j.rushed = true
 	j.wake.Signal()
 }
 

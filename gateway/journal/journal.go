@@ -225,11 +225,13 @@ type Journal struct {
 	queuedAt    time.Time // when the oldest batch came, or the last commit began
 	queuedBytes int
 	hurried     bool // the next commit does not linger
+	rushed      bool // none does
 	linger      bool // the timer that ends the linger runs
 	pausing     bool // after a failed commit
 	ticked      bool // a checkpoint is due
 	look        bool // there may be room again
 	closing     bool
+	closingAt   time.Time
 	gaveUp      bool
 
 	tidyNow   chan struct{} // wakes the sweeper, capacity 1
@@ -389,7 +391,8 @@ func (j *Journal) tick() {
 }
 
 // Close commits what was appended, as far as there is room, signs a checkpoint, saves the state and gives the folder
-// back. What could not be committed is told ErrClosed. It returns the first error of giving back.
+// back. What could not be committed is told ErrClosed; drained segments that do not become archives in a moment are the
+// next start's. It returns the first error of giving back.
 func (j *Journal) Close() error {
 	j.qmu.Lock()
 	if j.closing {
@@ -397,7 +400,7 @@ func (j *Journal) Close() error {
 		<-j.swept
 		return nil
 	}
-	j.closing = true
+	j.closing, j.closingAt = true, time.Now()
 	close(j.closed)
 	j.shut()
 	j.wake.Signal()

@@ -89,6 +89,9 @@ func (j *Journal) copySegment(s *segment) (_ *segment, err error) {
 	c := copier{db: db}
 	var key [entryKeyLen]byte
 	err = j.files.scan(s, entryKey(&key, s.First, recordByte)[:checkpointKeyLen], s.Next, func(seq uint64, k, v []byte) error {
+		if seq%256 == 0 && j.stopping() != nil {
+			return errStopping
+		}
 		switch {
 		case len(k) != entryKeyLen:
 		case k[8] == recordByte:

@@ -41,6 +41,9 @@ func (j *Journal) sweep() {
 		}
 		retry = nil
 		err := j.sweepOnce()
+		if errors.Is(err, errStopping) {
+			err = nil
+		}
 		if err != nil && !failed {
 			j.opt.Log.Error("journal cannot tidy up", slog.Any("err", err))
 		}
@@ -57,6 +60,25 @@ func (j *Journal) sweep() {
 	}
 }
 
+// lastTidy is for how long Close still lets drained segments become archives.
+const lastTidy = 200 * time.Millisecond
+
+// errStopping gives up work that the next start does again.
+var errStopping = errors.New("journal closes")
+
+// stopping returns errStopping when Close has waited long enough for what the next start can do as well.
+func (j *Journal) stopping() error {
+	if j.open.Err() == nil {
+		return nil
+	}
+	j.qmu.Lock()
+	defer j.qmu.Unlock()
+	if time.Since(j.closingAt) < lastTidy {
+		return nil
+	}
+	return errStopping
+}
+
 // sweepOnce saves the state if due and archives every segment that is drained.
 func (j *Journal) sweepOnce() error {
 	if j.saveDue.Swap(false) {
@@ -70,6 +92,9 @@ func (j *Journal) sweepOnce() error {
 		return err
 	}
 	for {
+		if err := j.stopping(); err != nil {
+			return err
+		}
 		what := j.archive
 		s := j.drainedSegment()
 		if s == nil {
@@ -154,7 +179,13 @@ func (j *Journal) writeArchive(s *segment) (m archiveMeta, err error) {
 		return m, err
 	}
 	at := s.First
-	if err := j.segmentRecords(s, s.Next, &at, w.record); err != nil {
+	err = j.segmentRecords(s, s.Next, &at, func(seq uint64, record []byte) error {
+		if seq%256 == 0 && j.stopping() != nil {
+			return errStopping
+		}
+		return w.record(seq, record)
+	})
+	if err != nil {
 		return m, err
 	}
 	list, err := j.files.checkpoints(s, s.First, s.Next)
