@@ -24,8 +24,7 @@ func TestAReloadTakesInAnotherIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.journal.Close()
-	defer a.gateway.Close()
+	defer a.close()
 	edit := func(old, new string) error {
 		text, err := os.ReadFile(file)
 		if err != nil || !bytes.Contains(text, []byte(old)) {

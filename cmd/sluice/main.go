@@ -231,15 +231,20 @@ type versionInfo struct {
 	Catalogs map[string]string `json:"catalogs"`
 }
 
+// programVersion is the version of this program alone.
+func programVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
 // readVersion collects what the linker knows about this program.
 func readVersion() versionInfo {
-	v := versionInfo{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, ABI: abiVersion, Catalogs: shippedCatalogs()}
+	v := versionInfo{Version: programVersion(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, ABI: abiVersion, Catalogs: shippedCatalogs()}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
-	}
-	if info.Main.Version != "" {
-		v.Version = info.Main.Version
 	}
 	for _, s := range info.Settings {
 		switch s.Key {

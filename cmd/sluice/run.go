@@ -39,18 +39,22 @@ const (
 
 // assembly is one gateway with all its parts joined.
 type assembly struct {
-	cfg        *Config // as at the start; what a reload exchanges is in the version set
-	log        *slog.Logger
-	ring       *keyring.Ring
-	journal    *journal.Journal
-	gateway    *gateway.Gateway
-	metrics    *gateway.Metrics
-	links      *gateway.LinkState
-	forwarders []*gateway.Forwarder
-	shipper    *ship.Shipper // nil: no collector
-	sources    []*source
-	console    *console.Server
-	adminAddr  net.Addr
+	cfg       *Config // as at the start; what a reload exchanges is in the version set
+	log       *slog.Logger
+	ring      *keyring.Ring
+	journal   *journal.Journal
+	gateway   *gateway.Gateway
+	metrics   *gateway.Metrics
+	links     *gateway.LinkState
+	uplinks   map[string]int // the journal's numbers
+	shipper   *ship.Shipper  // nil: no collector
+	sources   []*source
+	console   *console.Server
+	adminAddr net.Addr
+
+	serving     context.Context // until the sources are done, or the gateway is to stop
+	stopServing context.CancelFunc
+	others      sync.WaitGroup // what serves: forwarders, console, watchers
 
 	reloading sync.Mutex // serialises reload
 }
@@ -163,7 +167,9 @@ func tuneMemory() {
 	}
 }
 
-// assemble joins the parts of a gateway and puts the first version set in force. Nothing listens yet.
+// assemble joins the parts of a gateway, in the order in which they are needed: what waits is sent on as soon as the
+// journal is open; catalogs, plugins and policy, which take longer, decide only what comes in. Nothing listens yet but
+// the admin socket. Whoever has it calls Run, or close.
 func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error) {
 	if with.uplink == nil {
 		with.uplink = newUplink
@@ -171,7 +177,8 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if with.source == nil {
 		with.source = newSource
 	}
-	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState()}
+	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState(), uplinks: map[string]int{}}
+	a.serving, a.stopServing = context.WithCancel(context.Background())
 	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
 		return nil, err
 	}
@@ -179,16 +186,19 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if err != nil {
 		return nil, err
 	}
-	a.metrics = gateway.NewMetrics(sourceNames(cfg), uplinkNames(cfg), pluginNames(cfg), readVersion().Version)
+	a.metrics = gateway.NewMetrics(sourceNames(cfg), uplinkNames(cfg), pluginNames(cfg), programVersion())
 	if err := a.openJournal(); err != nil {
 		return nil, err
 	}
+	a.gateway = gateway.New(gateway.Options{Journal: a.journal, NextID: a.journal.NextID, Metrics: a.metrics, Log: log})
 	defer func() {
 		if err != nil {
-			a.journal.Close()
+			err = errors.Join(err, a.close())
 		}
 	}()
-	a.gateway = gateway.New(gateway.Options{Journal: a.journal, NextID: a.journal.NextID, Metrics: a.metrics, Log: log})
+	if err := a.forward(with.uplink); err != nil {
+		return nil, err
+	}
 	set, err := buildSet(cfg, a.surroundings(cfg, "start"))
 	if err != nil {
 		return nil, err
@@ -199,20 +209,6 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 		a.event(map[string]string{"event": "key created", "id": id})
 		log.Info("key created", "id", id)
 	}
-	numbers := map[string]int{}
-	for i := range set.Uplinks {
-		u := &set.Uplinks[i]
-		numbers[u.Name] = u.Number
-		up, err := with.uplink(u.Name, &cfg.Uplinks[i])
-		if err != nil {
-			return nil, err
-		}
-		a.forwarders = append(a.forwarders, gateway.NewForwarder(a.forwarding(&cfg.Uplinks[i], u.Number, up)))
-	}
-	if a.shipper, err = newShipper(cfg, a.journal, log); err != nil {
-		return nil, err
-	}
-	a.metrics.Journal(&journalNumbers{Journal: a.journal, shipper: a.shipper}, sourceNames(cfg), numbers)
 	for i := range cfg.Sources {
 		s, err := with.source(&cfg.Sources[i], log)
 		if err != nil {
@@ -227,6 +223,33 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	}
 	a.noteCertificates()
 	return a, a.openConsole()
+}
+
+// forward starts sending what waits. No uplink starts when one of them cannot.
+func (a *assembly) forward(newUplink func(name string, c *UplinkConfig) (gateway.Uplink, error)) error {
+	var list []*gateway.Forwarder
+	for i := range a.cfg.Uplinks {
+		c := &a.cfg.Uplinks[i]
+		number, err := a.journal.Number("uplink", c.Name)
+		if err != nil {
+			return err
+		}
+		up, err := newUplink(c.Name, c)
+		if err != nil {
+			return err
+		}
+		a.uplinks[c.Name] = number
+		list = append(list, gateway.NewForwarder(a.forwarding(c, number, up)))
+	}
+	var err error
+	if a.shipper, err = newShipper(a.cfg, a.journal, a.log); err != nil {
+		return err
+	}
+	a.metrics.Journal(&journalNumbers{Journal: a.journal, shipper: a.shipper}, sourceNames(a.cfg), a.uplinks)
+	for _, f := range list {
+		a.others.Go(func() { f.Run(a.serving) })
+	}
+	return nil
 }
 
 // newSource makes the source that the configuration names.
@@ -454,15 +477,18 @@ func needsRestart(old, new *Config) string {
 	return ""
 }
 
-// Run serves until ctx ends, then stops in order: sources finish and acknowledge what they have in hand, forwarders
-// commit what was acknowledged, the journal signs a last checkpoint.
+// Run serves until ctx ends, or every source is done. When ctx ends all have to be quick, the power may go next: sources
+// commit and acknowledge what they have in hand while forwarders commit what was acknowledged to them; each takes about a
+// second at the most. Then the journal signs a last checkpoint.
 func (a *assembly) Run(ctx context.Context) error {
-	later, stopLater := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopLater()
+	defer context.AfterFunc(ctx, func() {
+		a.journal.Rush()
+		a.stopServing()
+	})()
 	sourcesCtx, stopSources := context.WithCancel(ctx)
 	defer stopSources()
-	var sources, others sync.WaitGroup
-	errs := make(chan error, len(a.sources)+len(a.forwarders)+1)
+	var sources sync.WaitGroup
+	errs := make(chan error, len(a.sources)+2)
 	for _, s := range a.sources {
 		sources.Go(func() {
 			if err := s.Run(sourcesCtx, a.gateway); err != nil {
@@ -474,14 +500,11 @@ func (a *assembly) Run(ctx context.Context) error {
 			}
 		})
 	}
-	for _, f := range a.forwarders {
-		others.Go(func() { f.Run(later) })
-	}
 	if a.shipper != nil {
-		others.Go(func() { a.shipper.Run(later) })
+		a.others.Go(func() { a.shipper.Run(a.serving) })
 	}
-	others.Go(func() {
-		if err := a.console.Run(later); err != nil {
+	a.others.Go(func() {
+		if err := a.console.Run(a.serving); err != nil {
 			errs <- err
 			stopSources()
 		}
@@ -489,11 +512,7 @@ func (a *assembly) Run(ctx context.Context) error {
 	a.log.Info("gateway runs", "gateway", a.cfg.Gateway)
 	sources.Wait()
 	a.gateway.Event([]byte(`{"event":"stop"}`))
-	a.gateway.Close()
-	stopLater()
-	others.Wait()
-	os.Remove(a.socket())
-	if err := a.journal.Close(); err != nil {
+	if err := a.close(); err != nil {
 		errs <- err
 	}
 	a.log.Info("gateway stopped")
@@ -503,6 +522,17 @@ func (a *assembly) Run(ctx context.Context) error {
 		all = append(all, err)
 	}
 	return errors.Join(all...)
+}
+
+// close ends what serves and gives the journal back. The sources are done.
+func (a *assembly) close() error {
+	a.gateway.Close()
+	a.stopServing()
+	a.others.Wait()
+	if a.console != nil {
+		os.Remove(a.socket())
+	}
+	return a.journal.Close()
 }
 
 func (a *assembly) socket() string { return adminSocket(a.cfg) }
