@@ -108,6 +108,18 @@ func (c *Child) Kill() {
 
 // Stop asks the child to end and waits; after 20 s it is killed. An exit status other than 0 is an error.
 func (c *Child) Stop() error {
+	_, err := c.Stopped()
+	return err
+}
+
+// Stopped is Stop, and says how long it took.
+func (c *Child) Stopped() (took time.Duration, err error) {
+	began := time.Now()
+	err = c.stop()
+	return time.Since(began), err
+}
+
+func (c *Child) stop() error {
 	c.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
 	select {
 	case <-c.done:

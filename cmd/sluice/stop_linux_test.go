@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluice-edge/sluice/testbench/stand"
+	"github.com/sluice-edge/sluice/testbench/traffic"
+)
+
+// stopPromise is how long a gateway may take from SIGTERM to its end; a machine that does other things at the same time
+// gets stopSlack beside it.
+const (
+	stopPromise = 2 * time.Second
+	stopSlack   = time.Second
+)
+
+// condition is a state in which a gateway is told to stop.
+type condition struct {
+	name     string
+	broker   *traffic.BrokerOptions // nil: nobody listens at the uplink's address
+	stalled  bool                   // the uplink's address takes connections and never says a word
+	journal  string                 // section of the configuration
+	backlog  string                 // max_backlog of the uplink
+	load     int                    // devices that publish as fast as they can
+	deaf     bool                   // and read no acknowledgement
+	position bool                   // every message goes through the plugin and is encrypted
+	readOnly bool                   // the disk takes nothing any more
+}
+
+func TestSigtermEndsInACleanState(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts the program a few times")
+	}
+	answering := &traffic.BrokerOptions{}
+	for _, c := range []condition{
+		{name: "idle", broker: answering},
+		{name: "full load", broker: answering, load: 4},
+		{name: "the uplink is not there", load: 2},
+		{name: "the uplink takes connections and says nothing", stalled: true, load: 2},
+		{name: "the uplink acknowledges nothing", broker: &traffic.BrokerOptions{Mute: true}, load: 2},
+		{name: "the committer lingers", broker: answering, journal: "{ linger: 1s }", load: 1},
+		{name: "devices read no acknowledgement", broker: answering, load: 2, deaf: true},
+		{name: "the plugin is at work", broker: answering, load: 4, position: true},
+		{name: "the journal is full", backlog: "256KiB", load: 2},
+		{name: "the disk refuses to write", broker: answering, load: 2, readOnly: true},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.stop(t) })
+	}
+}
+
+// stop starts the program, lets it come into the condition, ends it and looks at what it left.
+func (c *condition) stop(t *testing.T) {
+	binary, err := exec.LookPath("sluice") // this test, as the program: see TestMain
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	gate, err := stand.NewGate(t.Context(), binary, dir, c.cloud(t), c.sections())
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := gate.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer child.Kill()
+	ctx, endLoad := context.WithCancel(t.Context())
+	defer endLoad()
+	under := make(chan struct{}, c.load)
+	for i := range c.load {
+		go c.publish(ctx, gate.Addr, i, under)
+	}
+	for range c.load {
+		select {
+		case <-under:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the load does not get going")
+		}
+	}
+	if c.readOnly {
+		limitFiles(t, child.PID())
+		time.Sleep(200 * time.Millisecond) // for a commit to fail
+	}
+	took, err := child.Stopped()
+	t.Logf("ended after %.2f s", took.Seconds())
+	if took > stopPromise+stopSlack {
+		t.Errorf("ended after %v; log: %s", took, child.Tail())
+	}
+	endLoad()
+	if err != nil && !c.readOnly {
+		t.Errorf("%v: %s", err, child.Tail())
+	}
+	c.check(t, gate)
+}
+
+func (c *condition) sections() map[string]string {
+	list := map[string]string{}
+	if c.journal != "" {
+		list["journal"] = c.journal
+	}
+	if c.backlog != "" {
+		list["uplinks"] = `[{ name: tsp, recipient: R, jurisdiction: CN, purpose: p, legal_basis: contract, max_backlog: ` + c.backlog + `, mqtt: { url: "tcp://@CLOUD@" } }]`
+	}
+	return list
+}
+
+// limitFiles lets no file of a process grow: writes behind its present end fail, as on a disk that is full.
+func limitFiles(t *testing.T, pid int) {
+	if err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: 4096}, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// check reads every file and closes the account.
+func (c *condition) check(t *testing.T, gate *stand.Gate) {
+	if out, err := gate.Verb(t.Context(), "journal", "check"); err != nil {
+		t.Errorf("journal check: %v %s", err, out)
+	}
+	out, err := gate.Verb(t.Context(), "journal", "stat", "--json")
+	var stat struct {
+		Totals struct{ Identity bool }
+	}
+	if err != nil || json.Unmarshal(out, &stat) != nil || !stat.Totals.Identity {
+		t.Errorf("journal stat: %v %s", err, out)
+	}
+	if out, err := gate.Verb(t.Context(), "audit", "verify", "--json"); err != nil || !c.readOnly && !bytes.Contains(out, []byte(`"unsigned":0`)) {
+		t.Errorf("audit verify: %v %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(gate.Dir, "data", "admin.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is still there: %v", err)
+	}
+}
+
+// cloud starts what the uplink connects to.
+func (c *condition) cloud(t *testing.T) string {
+	if c.broker != nil {
+		b, err := traffic.StartBroker(*c.broker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		return b.Addr
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.stalled {
+		t.Cleanup(func() { l.Close() })
+	} else {
+		l.Close()
+	}
+	return l.Addr().String()
+}
+
+// publish is one device, until ctx or the gateway ends. It says when the gateway is in the condition, as far as it can see.
+func (c *condition) publish(ctx context.Context, addr string, n int, under chan<- struct{}) {
+	d, err := traffic.DialDevice(addr, fmt.Sprintf("car-%d", n))
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	if c.deaf && d.Deafen(1500*time.Millisecond) != nil {
+		return
+	}
+	said := false
+	say := func() {
+		if !said {
+			said = true
+			under <- struct{}{}
+		}
+	}
+	topic, body := "v1/car/telemetry", `{"soc":%d,"speed":61.5}`
+	if c.position {
+		topic, body = "v1/car/gnss/point", `{"seq":%d,"lat":39.909231,"lon":116.397427,"speed":3.0}`
+	}
+	for i := 0; ctx.Err() == nil; i++ {
+		if d.Publish(topic, fmt.Appendf(nil, body, i%100)) != nil {
+			break
+		}
+		switch {
+		case c.deaf:
+			continue // until the gate stops reading
+		case c.backlog == "" && i == 500, c.journal != "" && i == 3:
+			say()
+		}
+		patience, cancel := ctx, context.CancelFunc(func() {})
+		if c.backlog != "" {
+			patience, cancel = context.WithTimeout(ctx, 500*time.Millisecond)
+		}
+		err := d.Acknowledged(patience, 100)
+		cancel()
+		if err != nil {
+			break // full, or ended
+		}
+	}
+	say()
+	<-ctx.Done()
+}
