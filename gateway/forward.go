@@ -97,7 +97,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 
 	retry, up := firstRetry, true
 	for ctx.Err() == nil {
-		if f.o.Links.Await(ctx, f.o.When, true) != nil {
+		if !f.awaitLink(ctx) {
 			break
 		}
 		link, err := f.o.Uplink.Open(ctx, f.onAck)
@@ -125,6 +125,31 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	return nil
 }
 
+// awaitLink waits for the link condition; false when ctx ended before.
+func (f *Forwarder) awaitLink(ctx context.Context) bool {
+	if !f.o.Links.Meets(f.o.When) {
+		f.o.Metrics.uplinkUnlinked(f.o.Name, true)
+		defer f.o.Metrics.uplinkUnlinked(f.o.Name, false)
+	}
+	return f.o.Links.Await(ctx, f.o.When, true) == nil
+}
+
+// Name returns the uplink's name.
+func (f *Forwarder) Name() string { return f.o.Name }
+
+// Hindered says what keeps the forwarder from sending although the uplink may be there, "" when nothing does.
+func (f *Forwarder) Hindered() string {
+	if !f.o.Links.Meets(f.o.When) {
+		return "waits for link " + f.o.When
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.trial.ill {
+		return errRefusing.Error()
+	}
+	return ""
+}
+
 // use sends over one link until it breaks or ctx ends, and draws the lesson. quick says that the next link may follow
 // soon: this one was of use, or a message is on trial.
 func (f *Forwarder) use(ctx context.Context, link Link) (quick bool, err error) {
@@ -140,6 +165,9 @@ func (f *Forwarder) use(ctx context.Context, link Link) (quick bool, err error) 
 	quick = time.Since(began) > lastRetry || f.trial.running()
 	ill := f.trial.foundIll()
 	f.mu.Unlock()
+	if ill {
+		f.o.Metrics.uplinkRefusing(f.o.Name, true)
+	}
 	f.feed.Return(back)
 	if dead != nil {
 		f.bury(ctx, dead, "refused")
@@ -379,9 +407,13 @@ func (f *Forwarder) onAck(seq uint64) {
 	o := f.sent[0]
 	f.sent, f.since = f.sent[1:], time.Now()
 	f.acked, f.size = append(f.acked, o), f.size+len(o.Payload)
+	wasIll := f.trial.ill
 	f.trial.acked(seq)
 	full := f.open >= f.trial.limit
 	f.mu.Unlock()
+	if wasIll {
+		f.o.Metrics.uplinkRefusing(f.o.Name, false)
+	}
 	select {
 	case f.wake <- struct{}{}:
 	default:

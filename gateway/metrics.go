@@ -17,6 +17,9 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec
 	failed   *prometheus.CounterVec
 	up       *prometheus.GaugeVec
+	refusing *prometheus.GaugeVec
+	unlinked *prometheus.GaugeVec
+	backlog  *prometheus.GaugeVec
 	lastData *prometheus.GaugeVec
 	plugins  *prometheus.GaugeVec
 	catalogs *prometheus.GaugeVec
@@ -44,6 +47,11 @@ type JournalNumbers interface {
 	TreeSize() uint64
 	CheckpointTime() time.Time
 	DaysToFull() float64
+	// Identity returns how the counters contradict each other, nil when they agree. [product.md §3, States]
+	Identity() error
+	Writable() bool
+	Full() bool
+	Dead(uplink int) uint64
 }
 
 // NewMetrics makes the metrics for the configured names; every label value is there from the start.
@@ -57,6 +65,9 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 	m.commit = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_journal_commit_seconds", Help: "Time of one journal commit, sync included.",
 		Buckets: prometheus.ExponentialBuckets(1e-4, 2, 16)})
 	m.up = m.gauge("uplink_up", "Whether the uplink is connected.", "uplink")
+	m.refusing = m.gauge("uplink_refusing", "Whether the cloud breaks the connection whatever is sent.", "uplink")
+	m.unlinked = m.gauge("uplink_waits_for_link", "Whether the uplink waits for its link condition.", "uplink")
+	m.backlog = m.gauge("uplink_backlog_limit_bytes", "Bytes that may wait for the uplink (max_backlog), 0 for no limit of its own.", "uplink")
 	m.lastData = m.gauge("source_last_data_timestamp_seconds", "When the source last had a message, 0 for never.", "source")
 	m.plugins = m.gauge("plugin_info", "Plugins in force.", "name", "version", "digest")
 	m.catalogs = m.gauge("catalog_info", "Catalogs in force.", "name", "version")
@@ -73,7 +84,9 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 		}
 	}
 	for _, u := range uplinks {
-		m.up.WithLabelValues(u)
+		for _, v := range []*prometheus.GaugeVec{m.up, m.refusing, m.unlinked, m.backlog} {
+			v.WithLabelValues(u)
+		}
 	}
 	for _, f := range filters {
 		m.seconds.WithLabelValues(f)
@@ -136,6 +149,19 @@ func boolNumber(b bool) float64 {
 
 func (m *Metrics) uplinkUp(name string, up bool) { m.up.WithLabelValues(name).Set(boolNumber(up)) }
 
+func (m *Metrics) uplinkRefusing(name string, refusing bool) {
+	m.refusing.WithLabelValues(name).Set(boolNumber(refusing))
+}
+
+func (m *Metrics) uplinkUnlinked(name string, waits bool) {
+	m.unlinked.WithLabelValues(name).Set(boolNumber(waits))
+}
+
+// BacklogLimit notes how many bytes may wait for an uplink.
+func (m *Metrics) BacklogLimit(uplink string, bytes int64) {
+	m.backlog.WithLabelValues(uplink).Set(float64(bytes))
+}
+
 func (m *Metrics) refuse(source string, reason Refusal, n int) {
 	m.refused.WithLabelValues(source, string(reason)).Add(float64(n))
 	m.refusals.Add(uint64(n))
@@ -193,8 +219,11 @@ func (m *Metrics) Journal(j JournalNumbers, sources []string, uplinks map[string
 		oldest:   desc("journal_oldest_timestamp_seconds", "When the oldest waiting message was committed, 0 when nothing waits.", "uplink"),
 		tree:     desc("audit_tree_size", "Records in the log."),
 		signed:   desc("audit_checkpoint_timestamp_seconds", "Time of the newest signed checkpoint, 0 for none."),
+		dead:     desc("journal_dead_messages", "Messages that the uplink refused for good; journal retry sends them again.", "uplink"),
+		writable: desc("journal_writable", "Whether the last commit succeeded."),
+		full:     desc("journal_full", "Whether nothing is taken in, for want of room or because the disk refuses to write."),
 		days:     desc("audit_days_to_full", "Days until the records reach audit.max_size at the present rate."),
-		identity: desc("identity_ok", "Whether received equals the sum of the states."),
+		identity: desc("identity_ok", "Whether received equals the sum of the states, per source, uplink and grade, and what waits is what the counters say."),
 	})
 }
 
@@ -209,11 +238,12 @@ type journalCollector struct {
 	uplinks                                     map[string]int
 	messages, waiting, held, written, backlog   *prometheus.Desc
 	bytes, oldest, tree, signed, days, identity *prometheus.Desc
+	dead, writable, full                        *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *journalCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.messages, c.waiting, c.held, c.written, c.backlog, c.bytes, c.oldest, c.tree, c.signed, c.days, c.identity} {
+	for _, d := range []*prometheus.Desc{c.messages, c.waiting, c.held, c.written, c.backlog, c.bytes, c.oldest, c.tree, c.signed, c.days, c.identity, c.dead, c.writable, c.full} {
 		ch <- d
 	}
 }
@@ -252,12 +282,15 @@ func (c *journalCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.backlog, prometheus.GaugeValue, float64(messages), name)
 		ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(bytes), name)
 		ch <- prometheus.MustNewConstMetric(c.oldest, prometheus.GaugeValue, unixOrZero(oldest), name)
+		ch <- prometheus.MustNewConstMetric(c.dead, prometheus.GaugeValue, float64(c.j.Dead(number)), name)
 	}
 	ch <- prometheus.MustNewConstMetric(c.written, prometheus.CounterValue, float64(c.j.WrittenBytes()))
 	ch <- prometheus.MustNewConstMetric(c.tree, prometheus.GaugeValue, float64(c.j.TreeSize()))
 	ch <- prometheus.MustNewConstMetric(c.signed, prometheus.GaugeValue, unixOrZero(c.j.CheckpointTime()))
 	ch <- prometheus.MustNewConstMetric(c.days, prometheus.GaugeValue, c.j.DaysToFull())
-	ch <- prometheus.MustNewConstMetric(c.identity, prometheus.GaugeValue, boolNumber(c.j.Totals().Identity()))
+	ch <- prometheus.MustNewConstMetric(c.identity, prometheus.GaugeValue, boolNumber(c.j.Identity() == nil))
+	ch <- prometheus.MustNewConstMetric(c.writable, prometheus.GaugeValue, boolNumber(c.j.Writable()))
+	ch <- prometheus.MustNewConstMetric(c.full, prometheus.GaugeValue, boolNumber(c.j.Full()))
 }
 
 func unixOrZero(t time.Time) float64 {

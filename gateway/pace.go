@@ -64,6 +64,9 @@ func (l *LinkState) Name() string {
 	return l.name
 }
 
+// Meets reports whether the condition want is met.
+func (l *LinkState) Meets(want string) bool { return l == nil || want == "" || l.Name() == want }
+
 // Await waits until the condition want is met, or is not met, or ctx ends. The condition "" is always met.
 func (l *LinkState) Await(ctx context.Context, want string, met bool) error {
 	if l == nil || want == "" {

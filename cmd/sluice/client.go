@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,12 +22,25 @@ var errNoGateway = errors.New("no gateway runs on this data_dir")
 
 // ask sends a question to the gateway that runs on the configuration's data_dir and decodes its answer.
 func ask(ctx context.Context, cfg *Config, question string, query url.Values, into any) error {
+	return send(ctx, cfg, http.MethodGet, question+"?"+query.Encode(), nil, into)
+}
+
+// tell sends the gateway what changes something, as JSON, and decodes its answer.
+func tell(ctx context.Context, cfg *Config, method, change string, what, into any) error {
+	body, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	return send(ctx, cfg, method, change, body, into)
+}
+
+func send(ctx context.Context, cfg *Config, method, path string, body []byte, into any) error {
 	socket := adminSocket(cfg)
 	client := &http.Client{Timeout: 10 * time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", shortPath(socket))
 	}}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway/api/v1/"+question+"?"+query.Encode(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://gateway/api/v1/"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -38,18 +52,18 @@ func ask(ctx context.Context, cfg *Config, question string, query url.Values, in
 		return fmt.Errorf("ask the gateway: %w", errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	answer, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return fmt.Errorf("ask the gateway: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var e struct{ Error string }
-		if json.Unmarshal(body, &e) != nil || e.Error == "" {
+		if json.Unmarshal(answer, &e) != nil || e.Error == "" {
 			e.Error = resp.Status
 		}
 		return fmt.Errorf("ask the gateway: %s", e.Error)
 	}
-	return json.Unmarshal(body, into)
+	return json.Unmarshal(answer, into)
 }
 
 // shortPath makes a socket path relative when it is too long for the kernel.

@@ -28,7 +28,8 @@ const maxListed = 10_000
 func journalVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return subverb("journal", []verb{
 		{"stat", "totals, and what waits for each uplink", journalStat},
-		{"ls", "messages that wait, oldest first, without their content", journalList},
+		{"ls", "messages that wait, or that a cloud refused, oldest first, without their content", journalList},
+		{"retry", "let messages that a cloud refused for good wait for it again", journalRetry},
 		{"check", "read everything and prove that it is whole", journalCheck},
 	}, args, stdin, stdout, stderr)
 }
@@ -230,20 +231,32 @@ func printStat(w io.Writer, s *stat) {
 }
 
 func journalList(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	return list("journal ls", "journal/ls", args, stdout, stderr, (*journal.Journal).List)
+	var dead bool
+	r, status := parseReading("journal ls", args, stdout, stderr, func(fs *flag.FlagSet, r *reading) {
+		r.synopsis = "[-c FILE] [--dead] [--limit N] [--json]"
+		fs.IntVar(&r.limit, "limit", r.limit, "print at most so many `lines`")
+		fs.BoolVar(&dead, "dead", false, "list what a cloud refused for good instead of what waits")
+	})
+	if r == nil {
+		return status
+	}
+	if dead {
+		return list(r, "journal/dead", stdout, stderr, (*journal.Journal).ListDead)
+	}
+	return list(r, "journal/ls", stdout, stderr, (*journal.Journal).List)
 }
 
 func holdList(args []string, _ io.Reader, stdout, stderr io.Writer) int {
-	return list("hold ls", "hold/ls", args, stdout, stderr, (*journal.Journal).ListHeld)
-}
-
-func list(name, query string, args []string, stdout, stderr io.Writer, files func(*journal.Journal, int) ([]journal.Listed, error)) int {
-	r, status := parseReading(name, args, stdout, stderr, func(fs *flag.FlagSet, r *reading) {
+	r, status := parseReading("hold ls", args, stdout, stderr, func(fs *flag.FlagSet, r *reading) {
 		fs.IntVar(&r.limit, "limit", r.limit, "print at most so many `lines`")
 	})
 	if r == nil {
 		return status
 	}
+	return list(r, "hold/ls", stdout, stderr, (*journal.Journal).ListHeld)
+}
+
+func list(r *reading, query string, stdout, stderr io.Writer, files func(*journal.Journal, int) ([]journal.Listed, error)) int {
 	defer r.stop()
 	entries, err := question(r, query, url.Values{"limit": {strconv.Itoa(r.limit)}}, func(j *journal.Journal) ([]journal.Listed, error) { return files(j, r.limit) })
 	if err != nil {
@@ -369,6 +382,8 @@ func (a *assembly) queries() map[string]func(context.Context, *http.Request) (an
 			return s, nil
 		},
 		"journal/ls":   func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },
+		"journal/dead": func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListDead(limited(r)) },
+		"link":         func(context.Context, *http.Request) (any, error) { return linkAnswer{a.links.Name()}, nil },
 		"hold/ls":      func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
 		"audit/verify": func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
 	}

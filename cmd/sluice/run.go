@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -39,24 +40,27 @@ const (
 
 // assembly is one gateway with all its parts joined.
 type assembly struct {
-	cfg       *Config // as at the start; what a reload exchanges is in the version set
-	log       *slog.Logger
-	ring      *keyring.Ring
-	journal   *journal.Journal
-	gateway   *gateway.Gateway
-	metrics   *gateway.Metrics
-	links     *gateway.LinkState
-	uplinks   map[string]int // the journal's numbers
-	shipper   *ship.Shipper  // nil: no collector
-	sources   []*source
-	console   *console.Server
-	adminAddr net.Addr
+	cfg        *Config // as at the start; what a reload exchanges is in the version set
+	log        *slog.Logger
+	ring       *keyring.Ring
+	journal    *journal.Journal
+	gateway    *gateway.Gateway
+	metrics    *gateway.Metrics
+	links      *gateway.LinkState
+	uplinks    map[string]int // the journal's numbers
+	forwarders []*gateway.Forwarder
+	shipper    *ship.Shipper // nil: no collector
+	sources    []*source
+	console    *console.Server
+	adminAddr  net.Addr
 
 	serving     context.Context // until the sources are done, or the gateway is to stop
 	stopServing context.CancelFunc
 	others      sync.WaitGroup // what serves: forwarders, console, watchers
 
-	reloading sync.Mutex // serialises reload
+	reloading sync.Mutex             // serialises reload
+	linking   sync.Mutex             // serialises setLink
+	broken    atomic.Pointer[string] // how the books do not balance; nil: they do
 }
 
 // parts are what a gateway can be made of other than the configuration says: filter puts lines in the place of devices
@@ -239,6 +243,7 @@ func (a *assembly) forward(newUplink func(name string, c *UplinkConfig) (gateway
 			return err
 		}
 		a.uplinks[c.Name] = number
+		a.metrics.BacklogLimit(c.Name, int64(c.MaxBacklog))
 		list = append(list, gateway.NewForwarder(a.forwarding(c, number, up)))
 	}
 	var err error
@@ -246,9 +251,11 @@ func (a *assembly) forward(newUplink func(name string, c *UplinkConfig) (gateway
 		return err
 	}
 	a.metrics.Journal(&journalNumbers{Journal: a.journal, shipper: a.shipper}, sourceNames(a.cfg), a.uplinks)
+	a.forwarders = list
 	for _, f := range list {
 		a.others.Go(func() { f.Run(a.serving) })
 	}
+	a.others.Go(func() { a.tend(a.serving) })
 	return nil
 }
 
@@ -321,29 +328,32 @@ func ensureKeys(cfg *Config, ring *keyring.Ring) (created []string, err error) {
 }
 
 func (a *assembly) openJournal() error {
-	keys, err := atRestKeys(a.ring)
+	o, err := journalOptions(a.cfg, a.ring)
 	if err != nil {
 		return err
 	}
-	sign, err := checkpointSigner(a.cfg, a.ring)
-	if err != nil {
-		return err
-	}
-	key, err := receiptKey(a.cfg)
-	if err != nil {
-		return err
-	}
-	var receipt func(gateway.Archive, [32]byte, []byte) (string, error)
-	if key != nil {
-		receipt = ship.Check(a.cfg.Gateway, key)
-	}
-	a.journal, err = journal.Open(journal.Options{Dir: a.cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock, Log: a.log,
-		MaxSize: int64(a.cfg.Journal.MaxSize), MaxAge: a.cfg.Journal.maxAges(), DropGeneral: a.cfg.Journal.WhenFull == "drop_oldest_general", AuditMaxSize: int64(a.cfg.Audit.MaxSize),
-		Retention: journal.Retention(a.cfg.Audit.Retention), Receipt: receipt,
-		Linger:          a.cfg.Journal.Linger,
-		CheckpointEvery: a.cfg.Audit.CheckpointEvery, CheckpointCount: uint64(a.cfg.Audit.CheckpointCount),
-		OnCommit: func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }})
+	o.Log, o.OnCommit = a.log, func(d time.Duration, _, _ int) { a.metrics.ObserveCommit(d) }
+	a.journal, err = journal.Open(o)
 	return err
+}
+
+// journalOptions are those of the configuration, with the keys.
+func journalOptions(cfg *Config, ring *keyring.Ring) (o journal.Options, err error) {
+	o = journal.Options{Dir: cfg.DataDir, Clock: gateway.SystemClock,
+		MaxSize: int64(cfg.Journal.MaxSize), MaxAge: cfg.Journal.maxAges(), DropGeneral: cfg.Journal.WhenFull == "drop_oldest_general",
+		AuditMaxSize: int64(cfg.Audit.MaxSize), Linger: cfg.Journal.Linger,
+		CheckpointEvery: cfg.Audit.CheckpointEvery, CheckpointCount: uint64(cfg.Audit.CheckpointCount)}
+	if o.Keys, err = atRestKeys(ring); err != nil {
+		return o, err
+	}
+	o.Retention = journal.Retention(cfg.Audit.Retention)
+	if key, err := receiptKey(cfg); err != nil {
+		return o, err
+	} else if key != nil {
+		o.Receipt = ship.Check(cfg.Gateway, key)
+	}
+	o.Sign, err = checkpointSigner(cfg, ring)
+	return o, err
 }
 
 // receiptKey reads the public key of the collector; nil when there is none.
@@ -466,7 +476,7 @@ func needsRestart(old, new *Config) string {
 	}{
 		{"gateway", old.Gateway, new.Gateway}, {"data_dir", old.DataDir, new.DataDir}, {"key_dir", old.KeyDir, new.KeyDir},
 		{"sources", old.Sources, new.Sources}, {"uplinks", connections(old), connections(new)},
-		{"journal", old.Journal, new.Journal}, {"audit", old.Audit, new.Audit}, {"admin", old.Admin, new.Admin},
+		{"link_file", old.LinkFile, new.LinkFile}, {"journal", old.Journal, new.Journal}, {"audit", old.Audit, new.Audit}, {"admin", old.Admin, new.Admin},
 	} {
 		a, errA := json.Marshal(part.old)
 		b, errB := json.Marshal(part.new)
@@ -542,9 +552,9 @@ func adminSocket(cfg *Config) string { return filepath.Join(cfg.DataDir, "admin.
 
 // openConsole opens the admin socket and, when configured, the TCP listener.
 func (a *assembly) openConsole() error {
-	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Log: a.log,
+	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Change: a.changes(), Log: a.log,
 		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records},
-		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(fmt.Sprintf("uid %d", by.UID)) }})
+		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(callerName(by)) }})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
 		return err
 	}
@@ -559,11 +569,20 @@ func (a *assembly) openConsole() error {
 // ready lists what must hold for the gateway to do its job. An absent uplink is no reason not to be ready: that is what
 // the journal is for.
 func (a *assembly) ready() []console.Condition {
+	why, detail := a.journal.Trouble()
 	list := []console.Condition{{Name: "journal", OK: a.journal.Writable()}, {Name: "version set", OK: a.gateway.Set() != nil}}
-	if !list[0].OK {
-		list[0].Detail = "the disk refuses to write: nothing is acknowledged"
-	} else if a.journal.Full() {
-		list[0].Detail = "full: nothing is taken in until an uplink drains it"
+	if why != "" {
+		list[0].Detail = string(why) + ": " + detail
+	}
+	books := console.Condition{Name: "identity", OK: true}
+	if text := a.broken.Load(); text != nil {
+		books.OK, books.Detail = false, *text
+	}
+	list = append(list, books)
+	for _, f := range a.forwarders {
+		if why := f.Hindered(); why != "" { // the journal keeps what waits: the gateway does its job
+			list = append(list, console.Condition{Name: "uplink " + f.Name(), OK: true, Detail: why})
+		}
 	}
 	if a.shipper != nil { // an absent collector is no reason not to be ready either
 		c := console.Condition{Name: "collector", OK: true}

@@ -18,6 +18,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,7 +46,11 @@ type Options struct {
 	Reload   func(ctx context.Context, by Caller) error                         // put the configuration as it is on disk in force
 	Query    map[string]func(ctx context.Context, r *http.Request) (any, error) // GET /api/v1/<name>: answered as JSON
 	Private  map[string]func(ctx context.Context, r *http.Request) (any, error) // the same, over the socket only
-	Log      *slog.Logger
+
+	// Change answers what changes something, over the socket only, to a caller with a role: "POST journal/retry" is POST
+	// /api/v1/journal/retry. Its error is one that the caller can do something about. r.Body is bounded.
+	Change map[string]func(ctx context.Context, r *http.Request, by Caller) (any, error)
+	Log    *slog.Logger
 }
 
 // Server serves one gateway.
@@ -76,8 +81,13 @@ func (s *Server) Listen(address string, withProfiles bool) (net.Addr, error) {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	}
 	mux.HandleFunc("POST /-/reload", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "reload needs a caller with a role: use admin.sock (sluice reload), or send SIGHUP", http.StatusForbidden)
+		http.Error(w, "reload needs a caller with a role: use admin.sock, or send SIGHUP", http.StatusForbidden)
 	})
+	for name := range s.o.Change {
+		mux.HandleFunc(changePattern(name), func(w http.ResponseWriter, _ *http.Request) {
+			writeJSON(w, http.StatusForbidden, map[string]string{"error": "this needs a caller with a role: ask on admin.sock, in data_dir"})
+		})
+	}
 	s.listeners = append(s.listeners, listener{l, mux})
 	return l.Addr(), nil
 }
@@ -100,7 +110,12 @@ func (s *Server) ListenSocket(path string) error {
 		return fmt.Errorf("listen on admin socket: %w", err)
 	}
 	mux := s.reading()
-	mux.HandleFunc("POST /-/reload", s.reload)
+	mux.HandleFunc("POST /-/reload", s.change(func(ctx context.Context, _ *http.Request, by Caller) (any, error) {
+		return map[string]bool{"ok": true}, s.o.Reload(ctx, by)
+	}))
+	for name, change := range s.o.Change {
+		mux.HandleFunc(changePattern(name), s.change(change))
+	}
 	for name, query := range s.o.Private {
 		mux.HandleFunc("GET /api/v1/"+name, func(w http.ResponseWriter, r *http.Request) { answer(w, r, query) })
 	}
@@ -166,18 +181,35 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, status, map[string]any{"ready": status == http.StatusOK, "conditions": conditions})
 }
 
-func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
-	by, ok := r.Context().Value(callerKey{}).(Caller)
-	if !ok || (by.UID != 0 && by.UID != uint32(os.Getuid())) {
-		s.o.Log.Warn("reload refused: the caller has no role")
-		http.Error(w, "the caller has no role", http.StatusForbidden)
-		return
+// maxChange bounds what a caller may send along, in bytes.
+const maxChange = 1 << 20
+
+// changePattern makes "POST journal/retry" a pattern of the mux.
+func changePattern(name string) string {
+	method, path, ok := strings.Cut(name, " ")
+	if !ok {
+		panic("console: change without a method: " + name)
 	}
-	if err := s.o.Reload(r.Context(), by); err != nil {
-		writeJSON(w, http.StatusUnprocessableEntity, map[string]string{"error": err.Error()})
-		return
+	return method + " /api/v1/" + path
+}
+
+// change answers a caller for whom the kernel vouches: root, or the gateway's own user.
+func (s *Server) change(fn func(context.Context, *http.Request, Caller) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		by, ok := r.Context().Value(callerKey{}).(Caller)
+		if !ok || (by.UID != 0 && by.UID != uint32(os.Getuid())) {
+			s.o.Log.Warn("change refused: the caller has no role", "path", r.URL.Path)
+			http.Error(w, "the caller has no role", http.StatusForbidden)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxChange)
+		v, err := fn(r.Context(), r, by)
+		if err != nil {
+			writeJSON(w, http.StatusUnprocessableEntity, map[string]string{"error": err.Error()})
+			return
+		}
+		writeJSON(w, http.StatusOK, v)
 	}
-	writeJSON(w, http.StatusOK, map[string]bool{"ok": true})
 }
 
 func answer(w http.ResponseWriter, r *http.Request, query func(context.Context, *http.Request) (any, error)) {

@@ -12,6 +12,7 @@ var (
 	ErrClosed   = errors.New("journal is closed")
 	ErrReadOnly = errors.New("journal is open for reading only")
 	ErrLocked   = errors.New("journal is in use by another process")
+	ErrFull     = errors.New("journal is full or cannot write")
 )
 
 // batch is what one Append or Delivered hands to the committer: sealed, hashed and ready to be put.
@@ -23,7 +24,8 @@ type batch struct {
 	ready chan struct{} // who settles waits on it, instead of done
 	err   error         // cannot be committed
 
-	// urgent batches hold no body and no decision. They pass a committer that is full: a settlement makes room.
+	// urgent batches hold no decision, and no body but that of a dead message: whoever retries holds up settlements. They
+	// pass a committer that is full: a settlement makes room.
 	urgent bool
 	settle *settlement
 }
@@ -77,7 +79,7 @@ func (b *batch) next() *item {
 // Append seals and hashes the entries in the caller and hands them to the committer, in order and all in one
 // transaction. It fills in Entry.Leaf and keeps nothing of the entries after it returned. done is called exactly once:
 // from the committer, in the order of Append, or, after Close, from Append itself with ErrClosed. It must not block.
-// Only batches that hold neither a message nor a body may pass others, while the journal is full.
+// Only batches that hold neither a message nor a body, unless of a dead message, may pass others while the journal is full.
 func (j *Journal) Append(entries []*gateway.Entry, done func(first uint64, err error)) {
 	if j.readOnly {
 		done(0, ErrReadOnly)
@@ -140,7 +142,7 @@ func (j *Journal) prepareEntry(b *batch, e *gateway.Entry, take func(int) []byte
 		h.source = uint16(n)
 	}
 	it.decision = decision{source: h.source, grade: e.Grade, waits: e.Waits, holds: e.Holds, blocks: e.Blocks}
-	b.urgent = b.urgent && !it.message && len(e.Outlets) == 0
+	b.urgent = b.urgent && !it.message && (len(e.Outlets) == 0 || it.again > 0)
 	if !it.message && !e.Control && e.Again == 0 && len(e.Outlets) > 0 {
 		return errors.New("append to journal: only messages and control entries have outlets")
 	}

@@ -463,8 +463,11 @@ func (j *Journal) retire() {
 
 // commitFailed puts the batches of a group back in order, gives up the segment and lets the committer pause.
 func (j *Journal) commitFailed(group []*batch, err error) {
+	j.mu.Lock()
+	j.failure = err
+	j.mu.Unlock()
 	if !j.failing.Swap(true) {
-		j.opt.Log.Error("journal cannot write", slog.Any("err", err))
+		j.opt.Log.Error("journal cannot write", slog.Any("err", err), slog.String("reason", string(troubleOf(err))))
 	}
 	var d *damaged
 	if errors.As(err, &d) && j.write != nil {

@@ -52,7 +52,7 @@ func (j *Journal) Dead(uplink int) (n uint64) {
 
 // Retry lets a dead message wait again for every uplink that refused it: its body is sealed anew under a new seq, with a
 // release record that names the seq of its decision, and keeps its id. by is who asked for it, for the record. It returns
-// after the commit, with the names of the uplinks.
+// after the commit, with the names of the uplinks. While the journal takes nothing in, the error is ErrFull.
 func (j *Journal) Retry(ctx context.Context, seq uint64, by string) ([]string, error) {
 	if j.readOnly {
 		return nil, ErrReadOnly
@@ -60,6 +60,9 @@ func (j *Journal) Retry(ctx context.Context, seq uint64, by string) ([]string, e
 	var done []string
 	for u := range gateway.MaxUplinks {
 		if j.refused(seq).Has(u) {
+			if j.Full() {
+				return done, fmt.Errorf("retry message %d: %w", seq, ErrFull)
+			}
 			if err := j.retry(ctx, u, seq, by); err != nil {
 				return done, fmt.Errorf("retry message %d: %w", seq, err)
 			}

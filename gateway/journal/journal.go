@@ -194,6 +194,7 @@ type Journal struct {
 	changed    chan struct{} // closed when something was committed
 	waiters    int
 	write      *segment // open for writing; only the committer changes it
+	failure    error    // of the last commit that failed
 
 	bodyBytes, recordBytes atomic.Int64
 	written                atomic.Uint64
