@@ -188,12 +188,17 @@ func (c *Config) checkUplinks(r *config.Report) {
 		r.Error(config.Index("uplinks", gateway.MaxUplinks), fmt.Sprintf("%d uplinks; want at most %d", n, gateway.MaxUplinks), "send through fewer brokers")
 	}
 	clients := map[string]string{}
+	conditions := false
 	for i, u := range c.Uplinks {
 		at := config.Index("uplinks", i)
 		c.checkIdentity(r, &u.Identity, at)
 		if u.Jurisdiction != "" && !isCountry(u.Jurisdiction) {
 			r.Error(at+".jurisdiction", fmt.Sprintf("%q is no country; want two capital letters of ISO 3166", u.Jurisdiction), "jurisdiction: CN")
 		}
+		if u.Link != "" && !nameForm.MatchString(u.Link) {
+			r.Error(at+".link", fmt.Sprintf("%q is no name of a link", u.Link), nameHint)
+		}
+		conditions = conditions || u.Link != ""
 		if u.MQTT == nil {
 			r.Error(at, "uplink has no protocol; want mqtt", `add mqtt: { url: "tls://tsp.example:8883" }`)
 			continue
@@ -209,6 +214,9 @@ func (c *Config) checkUplinks(r *config.Report) {
 			}
 			clients[key] = u.Name
 		}
+	}
+	if c.LinkFile != "" && !conditions {
+		r.Warn("link_file", "no uplink has a link condition: it changes nothing", "uplinks: [{ name: tsp, link: wifi, … }] sends only while the link is wifi")
 	}
 }
 

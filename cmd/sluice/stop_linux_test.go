@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -208,4 +210,65 @@ func (c *condition) publish(ctx context.Context, addr string, n int, under chan<
 	}
 	say()
 	<-ctx.Done()
+}
+
+// TestADeviceGoesOnWhenTheDiskTakesWritesAgain fills the disk under a gateway: the device waits on its connection, readyz
+// and metrics say why, and when there is room again everything goes on by itself.
+func TestADeviceGoesOnWhenTheDiskTakesWritesAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts the program")
+	}
+	cloud, err := traffic.StartBroker(traffic.BrokerOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cloud.Close()
+	gate := startGate(t, cloud.Addr, nil)
+	d, err := traffic.DialDevice(gate.Addr, "car-7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	publish := func() {
+		if err := d.Publish("v1/car-7/telemetry", []byte(`{"soc":1}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	if err := d.Acknowledged(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := gate.get(t, "/readyz"); status != http.StatusOK || !strings.Contains(text, `{"name":"journal","ok":true}`) {
+		t.Errorf("readyz: %d %s", status, text)
+	}
+	limit := func(bytes uint64) {
+		if err := unix.Prlimit(gate.child.PID(), unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: bytes, Max: unix.RLIM_INFINITY}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(4096)
+	publish()
+	awaitThat(t, "readyz says why", func() bool {
+		status, text := gate.get(t, "/readyz")
+		return status == http.StatusServiceUnavailable && strings.Contains(text, `{"name":"journal","ok":false,"detail":"disk_full: the disk is full, nothing is acknowledged`)
+	})
+	if _, text := gate.get(t, "/metrics"); !strings.Contains(text, "sluice_journal_writable 0\n") || !strings.Contains(text, "sluice_journal_full 1\n") {
+		t.Error("the metrics do not say that the journal refuses")
+	}
+	limit(unix.RLIM_INFINITY)
+	if err := d.Acknowledged(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	awaitThat(t, "readyz is fine again", func() bool {
+		status, text := gate.get(t, "/readyz")
+		return status == http.StatusOK && strings.Contains(text, `{"name":"journal","ok":true}`)
+	})
+	if err := gate.child.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	gate.verb(t, "journal", "check")
+	log, err := os.ReadFile(gate.child.Log)
+	if err != nil || bytes.Count(log, []byte("journal cannot write")) != 1 || bytes.Count(log, []byte("journal writes again")) != 1 {
+		t.Errorf("log: %v %s", err, log)
+	}
 }

@@ -28,7 +28,7 @@ func (a *assembly) tend(ctx context.Context) {
 			}
 		}
 		if n%balanceEvery == 0 {
-			a.balance()
+			a.balance(a.journal.Identity())
 			full = a.noteFull(full)
 		}
 		select {
@@ -39,9 +39,8 @@ func (a *assembly) tend(ctx context.Context) {
 	}
 }
 
-// balance checks that received is the sum of the states, and raises the alarm, once, when it is not.
-func (a *assembly) balance() {
-	err := a.journal.Identity()
+// balance raises the alarm, once, when the counters of messages contradict each other, as err says.
+func (a *assembly) balance(err error) {
 	switch before := a.broken.Load(); {
 	case err == nil && before != nil:
 		a.broken.Store(nil)

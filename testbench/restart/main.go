@@ -23,7 +23,6 @@ type options struct {
 	sluice  string
 	rounds  int
 	waiting int
-	linger  string
 }
 
 // result is what one kind of end came to, in milliseconds from the start of the process.
@@ -112,9 +111,9 @@ func fill(ctx context.Context, gate *stand.Gate, n int) error {
 		return err
 	}
 	defer d.Close()
-	note := bytes.Repeat([]byte("7"), 900)
+	long := bytes.Repeat([]byte("7"), 300)
 	for i := range n {
-		if err := d.Publish("v1/car-7/telemetry", fmt.Appendf(nil, `{"soc":%d.5,"odometer":%s}`, i%100, note[:300])); err != nil {
+		if err := d.Publish("v1/car-7/telemetry", fmt.Appendf(nil, `{"soc":%d.5,"odometer":%s}`, i%100, long)); err != nil {
 			return err
 		}
 		if err := d.Acknowledged(ctx, 256); err != nil {
