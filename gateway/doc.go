@@ -20,9 +20,10 @@
 //     and bodies to the one committer, which puts many callers' entries into one transaction.
 //  9. The Ticket is done when the transaction is on disk. Only now does the source acknowledge, in order of arrival;
 //     with success also when the message was blocked or held.
-//  10. A Forwarder per uplink takes what waits from its Feed, sends it, and commits a delivery record for every range that
-//     the uplink acknowledged. What the cloud refuses for good is found (trial) and parked. Drained segments are removed;
-//     their records move to the archive, and from there, where the box cannot keep them, to a collector (package ship).
+//  10. A Forwarder per uplink, which runs from the moment that the journal is open, takes what waits from its Feed, sends
+//     it, and commits a delivery record for every range that the uplink acknowledged. What the cloud refuses for good is
+//     found (trial) and parked. Drained segments are removed; their records move to the archive, and from there, where the
+//     box cannot keep them, to a collector (package ship).
 //
 // Nothing is acknowledged that is not durable; nothing leaves that is not on the record. Every exit on the way is a
 // decision that the message stays: there is no path on which an error becomes a pass.
@@ -60,5 +61,5 @@
 // # Goroutines
 //
 // The package starts per Forwarder.Run the settler, and per link a watcher and one for its link condition; all end before
-// Run returns, up to a second after its context. Deciding runs in the callers of Admit.
+// Run returns, about a second after its context at the most. Deciding runs in the callers of Admit.
 package gateway
