@@ -20,8 +20,8 @@ import (
 	"github.com/sluice-edge/sluice/gateway/journal"
 )
 
-// idle assembles a gateway that never runs.
-func idle(t *testing.T) *assembly {
+// assembled makes a gateway that never runs.
+func assembled(t *testing.T) *assembly {
 	t.Helper()
 	d := &demo{dir: t.TempDir(), cloud: &demoCloud{address: "127.0.0.1:1"}}
 	file, err := d.configure("127.0.0.1:0", "")
@@ -43,7 +43,7 @@ func idle(t *testing.T) *assembly {
 // TestEveryMetricIsInTheManual compares the table of docs/metrics.md with what a gateway serves; UPDATE_DOCS=1 writes it.
 func TestEveryMetricIsInTheManual(t *testing.T) {
 	const page, mark = "docs/metrics.md", "| metric | type | labels | meaning |\n|---|---|---|---|\n"
-	a := idle(t)
+	a := assembled(t)
 	a.metrics.Certificate("bench", time.Now()) // the demo has none
 	families, err := a.metrics.Gatherer().Gather()
 	if err != nil {
@@ -87,7 +87,7 @@ func TestPromtoolFindsNothingToSay(t *testing.T) {
 		t.Skip("promtool is not installed (apt-get install prometheus)")
 	}
 	served := httptest.NewRecorder()
-	promhttp.HandlerFor(idle(t).metrics.Gatherer(), promhttp.HandlerOpts{}).ServeHTTP(served, httptest.NewRequest("GET", "/metrics", nil))
+	promhttp.HandlerFor(assembled(t).metrics.Gatherer(), promhttp.HandlerOpts{}).ServeHTTP(served, httptest.NewRequest("GET", "/metrics", nil))
 	cmd := exec.CommandContext(t.Context(), promtool, "check", "metrics")
 	cmd.Stdin = served.Body
 	out, err := cmd.CombinedOutput()
