@@ -102,24 +102,26 @@ func TestWhatACloudRefusesIsParkedListedAndSentAgain(t *testing.T) {
 	const poison = `"soc":66.5`
 	var refusing, arrived atomic.Int64
 	refusing.Store(1)
-	cloud, err := traffic.StartBroker(traffic.BrokerOptions{
-		Refuse: func(_, payload []byte) bool {
-			return refusing.Load() == 1 && bytes.Contains(payload, []byte(poison))
-		},
-		Saw: func(_, payload []byte) {
-			if bytes.Contains(payload, []byte(poison)) {
-				arrived.Add(1)
-			}
-		}})
+	cloud, err := stand.StartCloud()
 	if err != nil {
 		t.Fatal(err)
 	}
+	cloud.Script(func(_ string, payload []byte) stand.Answer {
+		switch {
+		case !bytes.Contains(payload, []byte(poison)):
+		case refusing.Load() == 1:
+			return stand.Hang
+		default:
+			arrived.Add(1)
+		}
+		return stand.Take
+	})
 	defer cloud.Close()
 	gate := startGate(t, cloud.Addr, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	drive := func(first string) {
-		d, err := traffic.DialDevice(gate.Addr, "car-7")
+		d, err := traffic.DialHand(gate.Addr, "car-7")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,14 +195,15 @@ func TestALinkConditionIsMetByFileOrSocket(t *testing.T) {
 		t.Skip("starts the program")
 	}
 	var arrived atomic.Int64
-	cloud, err := traffic.StartBroker(traffic.BrokerOptions{Saw: func(_, _ []byte) { arrived.Add(1) }})
+	cloud, err := stand.StartCloud()
 	if err != nil {
 		t.Fatal(err)
 	}
+	cloud.Script(func(string, []byte) stand.Answer { arrived.Add(1); return stand.Take })
 	defer cloud.Close()
 	gate := startGate(t, cloud.Addr, map[string]string{"link_file": `"@DIR@/link"`,
 		"uplinks": `[{ name: tsp, recipient: R, jurisdiction: CN, purpose: p, legal_basis: contract, link: wifi, mqtt: { url: "tcp://@CLOUD@" } }]`})
-	d, err := traffic.DialDevice(gate.Addr, "car-7")
+	d, err := traffic.DialHand(gate.Addr, "car-7")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,32 +31,32 @@ const (
 // condition is a state in which a gateway is told to stop.
 type condition struct {
 	name     string
-	broker   *traffic.BrokerOptions // nil: nobody listens at the uplink's address
-	stalled  bool                   // the uplink's address takes connections and never says a word
-	journal  string                 // section of the configuration
-	backlog  string                 // max_backlog of the uplink
-	load     int                    // devices that publish as fast as they can
-	deaf     bool                   // and read no acknowledgement
-	position bool                   // every message goes through the plugin and is encrypted
-	readOnly bool                   // the disk takes nothing any more
+	absent   bool   // nobody listens at the uplink's address
+	stalled  bool   // the uplink's address takes connections and never says a word
+	silent   bool   // the cloud acknowledges nothing
+	journal  string // section of the configuration
+	backlog  string // max_backlog of the uplink
+	load     int    // devices that publish as fast as they can
+	deaf     bool   // and read no acknowledgement
+	position bool   // every message goes through the plugin and is encrypted
+	readOnly bool   // the disk takes nothing any more
 }
 
 func TestSigtermEndsInACleanState(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts the program a few times")
 	}
-	answering := &traffic.BrokerOptions{}
 	for _, c := range []condition{
-		{name: "idle", broker: answering},
-		{name: "full load", broker: answering, load: 4},
-		{name: "the uplink is not there", load: 2},
+		{name: "idle"},
+		{name: "full load", load: 4},
+		{name: "the uplink is not there", absent: true, load: 2},
 		{name: "the uplink takes connections and says nothing", stalled: true, load: 2},
-		{name: "the uplink acknowledges nothing", broker: &traffic.BrokerOptions{Mute: true}, load: 2},
-		{name: "the committer lingers", broker: answering, journal: "{ linger: 1s }", load: 1},
-		{name: "devices read no acknowledgement", broker: answering, load: 2, deaf: true},
-		{name: "the plugin is at work", broker: answering, load: 4, position: true},
-		{name: "the journal is full", backlog: "256KiB", load: 2},
-		{name: "the disk refuses to write", broker: answering, load: 2, readOnly: true},
+		{name: "the uplink acknowledges nothing", silent: true, load: 2},
+		{name: "the committer lingers", journal: "{ linger: 1s }", load: 1},
+		{name: "devices read no acknowledgement", load: 2, deaf: true},
+		{name: "the plugin is at work", load: 4, position: true},
+		{name: "the journal is full", absent: true, backlog: "256KiB", load: 2},
+		{name: "the disk refuses to write", load: 2, readOnly: true},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.stop(t) })
 	}
@@ -147,13 +147,16 @@ func (c *condition) check(t *testing.T, gate *stand.Gate) {
 
 // cloud starts what the uplink connects to.
 func (c *condition) cloud(t *testing.T) string {
-	if c.broker != nil {
-		b, err := traffic.StartBroker(*c.broker)
+	if !c.absent && !c.stalled {
+		cloud, err := stand.StartCloud()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(b.Close)
-		return b.Addr
+		t.Cleanup(cloud.Close)
+		if c.silent {
+			cloud.Script(func(string, []byte) stand.Answer { return stand.TakeSilent })
+		}
+		return cloud.Addr
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -169,7 +172,7 @@ func (c *condition) cloud(t *testing.T) string {
 
 // publish is one device, until ctx or the gateway ends. It says when the gateway is in the condition, as far as it can see.
 func (c *condition) publish(ctx context.Context, addr string, n int, under chan<- struct{}) {
-	d, err := traffic.DialDevice(addr, fmt.Sprintf("car-%d", n))
+	d, err := traffic.DialHand(addr, fmt.Sprintf("car-%d", n))
 	if err != nil {
 		return
 	}
@@ -194,7 +197,10 @@ func (c *condition) publish(ctx context.Context, addr string, n int, under chan<
 		}
 		switch {
 		case c.deaf:
-			continue // until the gate stops reading
+			if i == 20_000 {
+				say()
+			}
+			continue // until the gate stops reading, which a package test takes further
 		case c.backlog == "" && i == 500, c.journal != "" && i == 3:
 			say()
 		}
@@ -218,13 +224,13 @@ func TestADeviceGoesOnWhenTheDiskTakesWritesAgain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts the program")
 	}
-	cloud, err := traffic.StartBroker(traffic.BrokerOptions{})
+	cloud, err := stand.StartCloud()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer cloud.Close()
 	gate := startGate(t, cloud.Addr, nil)
-	d, err := traffic.DialDevice(gate.Addr, "car-7")
+	d, err := traffic.DialHand(gate.Addr, "car-7")
 	if err != nil {
 		t.Fatal(err)
 	}

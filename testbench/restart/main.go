@@ -69,11 +69,13 @@ func measure(ctx context.Context, o *options) ([]result, error) {
 			return nil, err
 		}
 	}
-	cloud, err := stand.FreeAddress()
+	cloud, err := stand.StartCloud()
 	if err != nil {
 		return nil, err
 	}
-	gate, err := stand.NewGate(ctx, o.sluice, dir, cloud, nil)
+	defer cloud.Close()
+	cloud.Script(func(string, []byte) stand.Answer { return stand.Hang })
+	gate, err := stand.NewGate(ctx, o.sluice, dir, cloud.Addr, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +101,14 @@ func measure(ctx context.Context, o *options) ([]result, error) {
 	return list, nil
 }
 
-// fill has a device publish what then waits: nobody listens at the uplink's address.
+// fill has a device publish what then waits: the cloud breaks every connection at the first message.
 func fill(ctx context.Context, gate *stand.Gate, n int) error {
 	child, err := gate.Start(ctx)
 	if err != nil {
 		return err
 	}
 	defer child.Kill()
-	d, err := traffic.DialDevice(gate.Addr, "car-7")
+	d, err := traffic.DialHand(gate.Addr, "car-7")
 	if err != nil {
 		return err
 	}
@@ -127,18 +129,15 @@ func fill(ctx context.Context, gate *stand.Gate, n int) error {
 }
 
 // start starts the gate once, and ends it when its first message has arrived.
-func start(ctx context.Context, gate *stand.Gate, addr, end string) (first, ready float64, err error) {
+func start(ctx context.Context, gate *stand.Gate, cloud *stand.Cloud, end string) (first, ready float64, err error) {
 	arrived := make(chan time.Time, 1)
-	broker, err := traffic.StartBroker(traffic.BrokerOptions{Addr: addr, Mute: true, Saw: func([]byte, []byte) {
+	cloud.Script(func(string, []byte) stand.Answer {
 		select {
 		case arrived <- time.Now():
 		default:
 		}
-	}})
-	if err != nil {
-		return 0, 0, err
-	}
-	defer broker.Close()
+		return stand.Ignore
+	})
 	began := time.Now()
 	child, err := gate.Start(ctx)
 	if err != nil {

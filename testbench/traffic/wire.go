@@ -18,8 +18,6 @@ const (
 	puback     = 4 << 4
 	subscribe  = 8<<4 | 2
 	suback     = 9 << 4
-	pingreq    = 12 << 4
-	pingresp   = 13 << 4
 	disconnect = 14 << 4
 )
 
