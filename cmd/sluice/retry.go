@@ -67,7 +67,11 @@ func journalRetry(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		answer, err = retryOffline(r.ctx, r.cfg, &q)
 	}
 	if err != nil {
-		return fail(stderr, err, hintFor(err)...)
+		hints := hintFor(err)
+		if hints == nil {
+			hints = []string{"sluice journal stat -c FILE shows what waits, /readyz why nothing is taken in"}
+		}
+		return fail(stderr, err, hints...)
 	}
 	if r.asJSON {
 		json.NewEncoder(stdout).Encode(answer)
