@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -20,6 +21,7 @@ const (
 	stopGrace      = 500 * time.Millisecond // what is on the wire when the gateway stops may still be acknowledged
 	settleGrace    = 300 * time.Millisecond // and what was acknowledged may still be committed
 	probeEvery     = time.Second            // how often the age of the oldest message on the wire is looked at
+	leastPatience  = 5 * time.Second        // with it, while a message is on trial
 )
 
 var (
@@ -58,15 +60,15 @@ type Forwarder struct {
 	feed Feed
 	pace pace
 
-	mu      sync.Mutex    // guards the fields below
-	sent    []*Outbound   // on the wire, oldest first
-	since   time.Time     // when the oldest of them became the oldest
-	acked   []*Outbound   // acknowledged, delivery record not yet committed
-	open    int           // messages sent and not settled, on the wire or acknowledged
-	size    int           // bytes of those that are acknowledged
-	give    func(error)   // ends the use of the link
-	settled chan struct{} // closed and renewed when open shrank
-	trial   trial
+	mu        sync.Mutex    // guards the fields below
+	sent      []*Outbound   // on the wire, oldest first
+	since     time.Time     // when the oldest of them became the oldest
+	overtaken bool          // a later one was acknowledged before it
+	acked     []*Outbound   // acknowledged, delivery record not yet committed
+	open      int           // messages sent and not settled, on the wire or acknowledged
+	size      int           // bytes of those that are acknowledged
+	settled   chan struct{} // closed and renewed when open shrank
+	trial     trial
 
 	wake chan struct{} // tells the settler that acked grew
 }
@@ -160,8 +162,13 @@ func (f *Forwarder) use(ctx context.Context, link Link) (quick bool, err error) 
 	f.mu.Lock()
 	left := f.sent
 	f.sent, f.open = nil, f.open-len(left)
-	blame := ctx.Err() == nil && !errors.Is(err, errNotNow)
-	back, dead := f.trial.ended(left, blame)
+	var back []*Outbound
+	var dead *Outbound
+	if errors.Is(err, errSilent) && f.overtaken && len(left) > 0 {
+		back, dead = f.trial.passed(left)
+	} else {
+		back, dead = f.trial.ended(left, ctx.Err() == nil && !errors.Is(err, errNotNow))
+	}
 	quick = time.Since(began) > lastRetry || f.trial.running()
 	ill := f.trial.foundIll()
 	f.mu.Unlock()
@@ -193,7 +200,7 @@ func (f *Forwarder) bury(ctx context.Context, o *Outbound, why string) {
 func (f *Forwarder) drain(ctx context.Context, link Link) error {
 	linked, cancel := context.WithCancelCause(ctx)
 	f.mu.Lock()
-	f.sent, f.give = f.sent[:0], cancel
+	f.sent = f.sent[:0]
 	f.mu.Unlock()
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
@@ -235,7 +242,11 @@ func (f *Forwarder) watch(linked context.Context, cancel func(error), link Link)
 			cancel(errNotNow)
 		case <-tick.C:
 			f.mu.Lock()
-			silent := f.o.AckTimeout > 0 && len(f.sent) > 0 && time.Since(f.since) > f.o.AckTimeout
+			patience := f.o.AckTimeout
+			if f.trial.running() {
+				patience = max(patience/4, min(patience, leastPatience)) // there is little on the wire
+			}
+			silent := patience > 0 && len(f.sent) > 0 && time.Since(f.since) > patience
 			f.mu.Unlock()
 			if silent {
 				cancel(errSilent)
@@ -316,7 +327,7 @@ func (f *Forwarder) sendOne(ctx context.Context, link Link, o *Outbound) error {
 	}
 	f.mu.Lock()
 	if len(f.sent) == 0 {
-		f.since = time.Now()
+		f.since, f.overtaken = time.Now(), false
 	}
 	f.sent, f.open = append(f.sent, o), f.open+1
 	f.mu.Unlock()
@@ -392,20 +403,22 @@ func (f *Forwarder) room(ctx context.Context) (int, error) {
 	}
 }
 
-// onAck takes an acknowledgement from the link: of the oldest message on the wire, or of nothing that we sent. One that
-// leaves out older messages is worth nothing, and neither is the link: they are sent again on another.
+// onAck takes an acknowledgement from the link, as a rule of the oldest message on the wire. What is not on the wire any more
+// was acknowledged before.
 func (f *Forwarder) onAck(seq uint64) {
 	f.mu.Lock()
-	if len(f.sent) == 0 || f.sent[0].Seq != seq {
-		if len(f.sent) > 0 && seq != f.sent[0].Seq && f.onWire(seq) {
-			f.give(errBroken)
-		}
+	i := slices.IndexFunc(f.sent, func(o *Outbound) bool { return o.Seq == seq })
+	if i < 0 {
 		f.mu.Unlock()
-		f.o.Log.Error("uplink acknowledged out of order, ignored", "uplink", f.o.Name, "seq", seq)
+		f.o.Log.Warn("uplink acknowledged what is not on the wire, ignored", "uplink", f.o.Name, "seq", seq)
 		return
 	}
-	o := f.sent[0]
-	f.sent, f.since = f.sent[1:], time.Now()
+	o := f.sent[i]
+	if i == 0 {
+		f.sent, f.since, f.overtaken = f.sent[1:], time.Now(), false
+	} else {
+		f.sent, f.overtaken = slices.Delete(f.sent, i, i+1), true
+	}
 	f.acked, f.size = append(f.acked, o), f.size+len(o.Payload)
 	wasIll := f.trial.ill
 	f.trial.acked(seq)
@@ -421,16 +434,6 @@ func (f *Forwarder) onAck(seq uint64) {
 	if full {
 		f.feed.Hurry()
 	}
-}
-
-// onWire reports whether message seq is on the wire. f.mu is held.
-func (f *Forwarder) onWire(seq uint64) bool {
-	for _, o := range f.sent {
-		if o.Seq == seq {
-			return true
-		}
-	}
-	return false
 }
 
 // settle commits delivery records, one at a time: what is acknowledged during one commit shares the next. When last is

@@ -162,6 +162,13 @@ func (c *cloud) Open(_ context.Context, acked func(uint64)) (Link, error) {
 	return w, nil
 }
 
+// opened returns how many links were opened.
+func (c *cloud) opened() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.links)
+}
+
 func (w *wire) Send(ctx context.Context, o *Outbound) error {
 	if w.ready != nil {
 		select {
@@ -485,30 +492,26 @@ func TestACommitUnderWayIsNotCutOffByTheStop(t *testing.T) {
 func TestAcknowledgementsOutOfOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, c := newSpool(5), &cloud{}
-		stop := forwarding(s, c)
+		stop := forwarding(s, c, func(o *ForwardOptions) { o.AckTimeout = 10 * time.Second })
 		synctest.Wait()
 		first := c.current
 		first.ack(2)
 		first.acked(1) // again
 		first.acked(2)
 		first.acked(0)
-		synctest.Wait()
-		if len(c.links) != 1 {
-			t.Fatal("a repeated acknowledgement breaks the link")
-		}
 		first.ack(3)
 		first.acked(5) // without 4
 		first.acked(77)
 		synctest.Wait()
-		if s.cursor() != 3 {
-			t.Errorf("delivered up to %d", s.cursor())
+		if got := s.inState(Forwarded); !slices.Equal(got, []uint64{1, 2, 3, 5}) || c.opened() != 1 {
+			t.Errorf("forwarded %v over %d links", got, c.opened())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if len(c.links) != 2 || !slices.Equal(c.current.sent, upTo(4, 5)) {
+		if len(c.links) < 2 || !slices.Equal(c.current.sent, []uint64{4}) {
 			t.Fatalf("%d links, the last sent %v", len(c.links), c.current.sent)
 		}
-		c.current.ack(5)
+		c.current.ack(4)
 		synctest.Wait()
 		stop()
 		s.check(t, 5)

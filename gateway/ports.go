@@ -77,8 +77,8 @@ type Outbound struct {
 // Uplink is one recipient in the cloud.
 type Uplink interface {
 	// Open connects once. The link is good until its first error; the caller then closes it and opens another, with its
-	// own jittered backoff. acked is called for every message that the remote took over, in the order of Send, from one
-	// goroutine at a time, and never after Close returned.
+	// own jittered backoff. acked is called once for every message that the remote took over, as a rule in the order of Send,
+	// from one goroutine at a time, and never after Close returned.
 	Open(ctx context.Context, acked func(seq uint64)) (Link, error)
 }
 

@@ -9,11 +9,13 @@ const (
 )
 
 // trial finds the message at which a cloud breaks its links, among those that were on the wire, and tells it from a cloud
-// that is ill. Two links that break without an acknowledgement of what was on the wire start it: half as many messages
-// are sent at a time, and half again, until one is alone. When the link breaks with that one too, it is a suspect: it is
-// held back while others are sent alone. When one of them is acknowledged, the cloud is well, and the suspect is tried
-// again, alone; when the link breaks again, three times after another message went through, it is dead. When nothing goes
-// through, nobody is: the cloud is ill.
+// that is ill. Two links that break without an acknowledgement of what was on the wire start it. The oldest of them is sent
+// alone, since clouds read in order; if it goes through, half as many messages are sent at a time, and half again, until one
+// is alone. When the link breaks with that one too, it is a suspect: it is held back while others are sent alone. When one
+// of them is acknowledged, the cloud is well, and the suspect is tried again, alone; when the link breaks again, three times
+// after another message went through, it is dead. When nothing goes through, nobody is: the cloud is ill.
+//
+// A cloud that acknowledges what was sent later, and not the oldest, three links in a row, refuses that one.
 //
 // It belongs to a Forwarder and is guarded by its mutex.
 type trial struct {
@@ -21,9 +23,11 @@ type trial struct {
 	limit      int             // messages that may be open at a time
 	candidates map[uint64]bool // on the wire when a link broke, not acknowledged since
 	breaks     int             // links that broke since the first candidate was one
+	alone      bool            // the oldest candidate is sent alone first
 	suspects   []*suspect
-	ill        bool // nothing went through since the cloud was found to be ill
-	news       bool // and nobody was told yet
+	passedBy   map[uint64]int // links on which later messages were acknowledged, and this one was not
+	ill        bool           // nothing went through since the cloud was found to be ill
+	news       bool           // and nobody was told yet
 }
 
 type suspect struct {
@@ -35,7 +39,7 @@ type suspect struct {
 }
 
 func newTrial(window int) trial {
-	return trial{window: window, limit: window, candidates: make(map[uint64]bool)}
+	return trial{window: window, limit: window, candidates: make(map[uint64]bool), passedBy: make(map[uint64]int)}
 }
 
 // running reports whether links break for a reason that is being looked for, in a cloud that may be well.
@@ -64,8 +68,9 @@ func (t *trial) tryAgain() {
 
 // acked notes that the cloud took message seq over.
 func (t *trial) acked(seq uint64) {
-	t.ill = false
+	t.ill, t.alone = false, false
 	delete(t.candidates, seq)
+	delete(t.passedBy, seq)
 	t.suspects = slices.DeleteFunc(t.suspects, func(s *suspect) bool { return s.o.Seq == seq })
 	for _, s := range t.suspects {
 		s.ready, s.witnessed = true, true
@@ -79,10 +84,26 @@ func (t *trial) adjust() {
 	case len(t.suspects) > 0:
 		t.limit = 1
 	case len(t.candidates) == 0:
-		t.limit, t.breaks = t.window, 0
+		t.limit, t.breaks, t.alone = t.window, 0, false
+	case t.alone:
+		t.limit = 1
 	case t.breaks >= 2:
 		t.limit = max(1, len(t.candidates)/2)
 	}
+}
+
+// passed notes that a link was given up because the cloud did not acknowledge the oldest message on the wire although it
+// took later ones over, and returns those that go back to the journal and the one that is dead. Nobody else is to blame.
+func (t *trial) passed(left []*Outbound) (back []*Outbound, dead *Outbound) {
+	o := left[0]
+	if t.passedBy[o.Seq]++; t.passedBy[o.Seq] < roundsDead {
+		return t.unsent(left), nil
+	}
+	t.suspects = slices.DeleteFunc(t.suspects, func(s *suspect) bool { return s.o.Seq == o.Seq })
+	delete(t.candidates, o.Seq)
+	delete(t.passedBy, o.Seq)
+	t.adjust()
+	return t.unsent(left[1:]), o
 }
 
 // unsent notes that messages did not get onto the wire, and returns those that go back to the journal.
@@ -119,6 +140,7 @@ func (t *trial) ended(left []*Outbound, blame bool) (back []*Outbound, dead *Out
 		}
 	}
 	t.breaks++
+	t.alone = t.breaks == 2
 	t.adjust()
 	return back, nil
 }

@@ -96,6 +96,35 @@ func TestAMessageThatIsNeverAcknowledgedIsParkedToo(t *testing.T) {
 	})
 }
 
+func TestAMessageThatIsPassedByIsParkedWhileTheOthersFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(100), &cloud{}
+		c.onSend = func(w *wire, seq uint64) {
+			if seq != 7 {
+				time.AfterFunc(10*time.Millisecond, func() { w.acked(seq) })
+			}
+		}
+		stop := forwarding(s, c, func(o *ForwardOptions) { o.AckTimeout = 30 * time.Second })
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got := len(s.inState(Forwarded)); got != 99 {
+			t.Errorf("%d are forwarded at once", got)
+		}
+		for range 120 {
+			s.add(1)
+			time.Sleep(time.Second)
+		}
+		stop()
+		if got := s.inState(Dead); !slices.Equal(got, []uint64{7}) || len(s.inState(Forwarded)) != 219 {
+			t.Errorf("dead: %v, %d forwarded", got, len(s.inState(Forwarded)))
+		}
+		if len(c.links) > 6 {
+			t.Errorf("%d links", len(c.links))
+		}
+		s.checkProblems(t)
+	})
+}
+
 // blocked reports whether seq was sent on this link and stands in front of everything behind it.
 func (w *wire) blocked(seq uint64) bool {
 	w.mu.Lock()

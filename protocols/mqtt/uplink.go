@@ -23,6 +23,8 @@ const (
 	// handTimeout bounds how long the library may take a message over. Its writer never waits for the network, so only a
 	// connection that was just lost makes it wait.
 	handTimeout = time.Second
+	// lookBehind is how long a message without an acknowledgement keeps those behind it from being reported.
+	lookBehind = 500 * time.Millisecond
 	// goodbye bounds the wait for a DISCONNECT, or the last answers to a device, to be written.
 	goodbye = 250 * time.Millisecond
 )
@@ -200,29 +202,67 @@ func (l *Link) Close() error {
 	return nil
 }
 
-// acknowledge reports messages in the order of Send. The first one that failed ends it, and the connection with it: what
-// comes behind is sent again on another link.
+// acknowledge reports messages as the broker acknowledges them: in the order of Send, in which a broker answers
+// [MQTT-4.6.0-2] [unverified], and, where it leaves one out, those behind it a moment later. The first one that failed
+// ends it, and the connection with it: what is left is sent again on another link.
 func (l *Link) acknowledge() {
 	defer close(l.done)
+	look := time.NewTicker(lookBehind)
+	defer look.Stop()
+	var waiting []sent // taken out of l.sent, in order
 	for {
-		var m sent
+		if len(waiting) == 0 {
+			select {
+			case m := <-l.sent:
+				waiting = append(waiting, m)
+			case <-l.closing:
+				return
+			}
+		}
 		select {
-		case m = <-l.sent:
+		case <-waiting[0].token.Done():
+			if waiting[0].token.Error() != nil {
+				_ = l.conn.Close() // lost already, or to be given up
+				return
+			}
+			l.report(waiting[0])
+			waiting = waiting[1:]
+		case <-look.C:
+			waiting = l.lookBehind(waiting)
 		case <-l.closing:
 			return
 		}
+	}
+}
+
+// lookBehind reports the messages that are acknowledged although the oldest is not, and returns those that are left.
+func (l *Link) lookBehind(waiting []sent) []sent {
+	for more := true; more; {
+		select {
+		case m := <-l.sent:
+			waiting = append(waiting, m)
+		default:
+			more = false
+		}
+	}
+	left := waiting[:1:1]
+	for _, m := range waiting[1:] {
 		select {
 		case <-m.token.Done():
-		case <-l.closing:
-			return
+			if m.token.Error() == nil {
+				l.report(m)
+				continue
+			}
+		default:
 		}
-		if err := m.token.Error(); err != nil {
-			_ = l.conn.Close() // lost already, or to be given up
-			return
-		}
-		l.acked(m.seq)
-		<-l.slots
+		left = append(left, m)
 	}
+	return left
+}
+
+func (l *Link) report(m sent) {
+	l.acked(m.seq)
+	<-l.slots
 }
 
 // noStore keeps nothing: the journal does, and nothing is ever resumed.
