@@ -137,7 +137,7 @@ func (j *Journal) Shipped(a gateway.Archive, receipt []byte) error {
 	if !here {
 		return fmt.Errorf("keep receipt: %w", os.ErrNotExist)
 	}
-	if err := j.writeFile(receiptName(a.First), receipt); err != nil {
+	if err := j.writeFile(j.archivePath(receiptName(a.First)), receipt); err != nil {
 		return fmt.Errorf("keep receipt: %w", err)
 	}
 	j.mu.Lock()
@@ -176,9 +176,8 @@ func (j *Journal) digest(a *gateway.Archive) (digest [32]byte, err error) {
 	return [32]byte(h.Sum(nil)), nil
 }
 
-// writeFile makes a file in the archive's folder durable under its name.
-func (j *Journal) writeFile(name string, data []byte) error {
-	path := j.archivePath(name)
+// writeFile makes a file durable, whole or not at all.
+func (j *Journal) writeFile(path string, data []byte) error {
 	f, err := j.opt.openFile(path+tmpSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -280,7 +280,7 @@ func (j *Journal) trim(a *archiveMeta) error {
 	if err != nil {
 		return err
 	}
-	if err := j.writeFile(baseFile, sealed); err != nil {
+	if err := j.writeFile(j.archivePath(baseFile), sealed); err != nil {
 		return err
 	}
 	j.opt.step("forget") // 2. from here on everybody begins behind them

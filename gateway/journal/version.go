@@ -63,24 +63,7 @@ func (j *Journal) raiseFormat() error {
 	if err := os.Mkdir(old, 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path+tmpSuffix, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(f, "%s%d\n", formatPrefix, newestFormat)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(path+tmpSuffix, path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(j.opt.Dir)
+	return j.writeFile(path, fmt.Appendf(nil, "%s%d\n", formatPrefix, newestFormat))
 }
 
 // lockFiles are the files that are locked: the one of this format, and that of format 1 while a program of that age may
