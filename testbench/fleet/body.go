@@ -37,6 +37,12 @@ func (f *Fleet) write(m *Message, v *vehicle) {
 		leaf = "ops"
 		b.add(`,"soc":%.1f,"%s":"%s"`, v.soc, CoreKey, m.secret(f.text("route", 20)))
 		m.Expect = Stays
+	case Log:
+		leaf = "diag"
+		b.add(`,"vin":"%s","fault":"`, m.secret(v.vin))
+		b.b = f.noise(b.b, max(f.size-len(b.b)-2, 0))
+		m.Topic, m.Payload = "v1/"+v.client+"/"+leaf, append(b.b, `"}`...)
+		return
 	default:
 		f.telemetry(m, v, &b)
 	}
@@ -79,6 +85,19 @@ func (f *Fleet) text(prefix string, n int) string {
 		b = append(b, letters[f.rng.IntN(len(letters))])
 	}
 	return string(b)
+}
+
+// noise appends n random letters in words: as much as a text can vary that no detector takes for a number or a name.
+func (f *Fleet) noise(b []byte, n int) []byte {
+	const letters, word = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 12
+	for i := range n {
+		if i%word == word-1 {
+			b = append(b, ' ')
+		} else {
+			b = append(b, letters[f.rng.IntN(len(letters))])
+		}
+	}
+	return b
 }
 
 // body is a JSON object in the making, without its closing brace.

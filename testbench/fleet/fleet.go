@@ -41,22 +41,23 @@ type Kind uint8
 
 // The kinds.
 const (
-	NoKind       Kind = iota
-	Telemetry         // the regular report: VIN, position, plate, driver, speed, battery
-	GNSS              // a position alone
-	Diag              // trouble codes
-	Hazard            // a thermal event: life safety
-	VINKey            // a VIN used as an object key
-	FreeText          // a mobile number inside the text of a fault
-	UnknownField      // a field that no catalog lists
-	DuplicateKey      // JSON that two receivers read differently
-	Opaque            // bytes in no notation that anybody knows
-	CoreField         // a field under CoreKey
-	lastKind     = CoreField
+	NoKind       Kind        = iota
+	Telemetry                // the regular report: VIN, position, plate, driver, speed, battery
+	GNSS                     // a position alone
+	Diag                     // trouble codes
+	Hazard                   // a thermal event: life safety
+	VINKey                   // a VIN used as an object key
+	FreeText                 // a mobile number inside the text of a fault
+	UnknownField             // a field that no catalog lists
+	DuplicateKey             // JSON that two receivers read differently
+	Opaque                   // bytes in no notation that anybody knows
+	CoreField                // a field under CoreKey
+	Log                      // a VIN and a long text of random letters: nothing that compresses
+	lastKind     = CoreField // of those that Next mixes in
 )
 
 var kindNames = [...]string{"none", "telemetry", "gnss", "diag", "hazard", "vin as key", "phone in text", "unknown field",
-	"duplicate key", "opaque body", "core field"}
+	"duplicate key", "opaque body", "core field", "log"}
 
 // String returns the kind in words.
 func (k Kind) String() string {

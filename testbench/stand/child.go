@@ -133,6 +133,17 @@ func (c *Child) stop() error {
 	return nil
 }
 
+// Written returns the bytes that the child caused to be written to block devices in all its life. It is for a child that
+// has ended.
+func (c *Child) Written() uint64 {
+	<-c.done
+	usage, ok := c.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return 0
+	}
+	return uint64(usage.Oublock) * 512 // in blocks of 512 bytes, whatever the device has
+}
+
 // Run runs a program to its end and returns its standard output; with an exit status other than 0 also an error that
 // holds what it wrote to standard error.
 func Run(ctx context.Context, program string, args ...string) ([]byte, error) {

@@ -17,6 +17,14 @@ type Process struct {
 	PID  int
 }
 
+// Written returns the bytes that the process caused to be written to block devices: every page of a file that it made
+// dirty, once until it is written back. What file systems write beside for their own journal is not among them. Zero when
+// the system does not show it.
+func (p Process) Written() uint64 { return written(p.PID) }
+
+// Anon returns the anonymous memory of the process that is resident, in bytes: without the pages of mapped files.
+func (p Process) Anon() uint64 { return memory(p.PID, "RssAnon:") }
+
 // Cost is what a process used during a run. Figures that the system does not show are zero.
 type Cost struct {
 	Name       string  `json:"name"`

@@ -30,6 +30,7 @@ type Config struct {
 	Window      int           // unacknowledged messages per connection, 1 to 32768; with QoS 0: not yet arrived
 	Rate        float64       // messages a second over all connections; 0: as fast as the window allows
 	Size        int           // bytes of a body, about; 0: as small as they come
+	Kind        fleet.Kind    // of the messages; none: telemetry
 	Seed        uint64        //
 	Duration    time.Duration // sends for this long; 0: until Count or Stop
 	Count       uint64        // sends this many; 0: until Duration or Stop
@@ -113,12 +114,16 @@ func (r *Run) build() error {
 		d.freed = sync.NewCond(&d.mu)
 		r.devices = append(r.devices, d)
 	}
+	kind := r.cfg.Kind
+	if kind == fleet.NoKind {
+		kind = fleet.Telemetry
+	}
 	for range templates {
 		for _, d := range r.devices {
-			m := vehicles.Of(fleet.Telemetry)
+			m := vehicles.Of(kind)
 			for m.Inside {
 				for range r.cfg.Connections { // the same vehicle, further on
-					m = vehicles.Of(fleet.Telemetry)
+					m = vehicles.Of(kind)
 				}
 			}
 			t, err := newTemplate(m, r.cfg.QoS)
@@ -129,7 +134,9 @@ func (r *Run) build() error {
 			for _, s := range m.Secrets {
 				scanner.Add(s)
 			}
-			scanner.AddPosition(m.Position.Lat, m.Position.Lon)
+			if m.Position != nil {
+				scanner.AddPosition(m.Position.Lat, m.Position.Lon)
+			}
 		}
 	}
 	if r.cfg.Cloud == "" {
