@@ -81,6 +81,16 @@ func (c *cloud) run(ctx context.Context) error {
 func (c *cloud) look(topic, payload []byte) {
 	c.count++
 	g, ok := sequence(payload)
+	if ok && g < c.cfg.First {
+		if !set(c.ledger.earlier, g) {
+			c.ledger.duplicates.Add(1)
+			return
+		}
+		c.ledger.before.Add(1)
+		c.ledger.lastArrival.Store(c.ledger.now())
+		return
+	}
+	g -= c.cfg.First
 	if !ok || g >= c.cfg.Capacity || atomic.LoadInt64(&c.ledger.sentAt[g]) == 0 {
 		if !bytes.Contains(topic, []byte("/$sluice/")) {
 			c.ledger.strangers.Add(1)

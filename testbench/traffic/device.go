@@ -221,7 +221,7 @@ func (d *device) write(l *link, send context.Context) error {
 
 func (d *device) append(buf []byte, i uint64, dup bool) []byte {
 	t := &d.templates[i%uint64(len(d.templates))]
-	return t.appendTo(buf, uint16(i%identifiers)+1, fleet.FirstSeq+d.global(i), dup)
+	return t.appendTo(buf, uint16(i%identifiers)+1, fleet.FirstSeq+d.cfg.First+d.global(i), dup)
 }
 
 // stamp notes when n messages were sent: now, or with a rate when they were due, so that waiting counts as latency.

@@ -2,7 +2,7 @@
 //
 // It speaks raw MQTT 3.1.1 packets out of templates made in advance, so that it costs far less than what it drives: a
 // message is a copy of its template with ten digits and two bytes replaced, and many go out in one write. Message g of
-// a run has the sequence number fleet.FirstSeq+g and belongs to connection g mod Connections.
+// a run has the sequence number fleet.FirstSeq+Config.First+g and belongs to connection g mod Connections.
 //
 // Goroutines: per connection one that sends and, while connected, one that reads acknowledgements; one that reads the
 // cloud; one that samples the memory of the processes watched. Start starts them, Run.Stop ends them and waits.
@@ -34,6 +34,7 @@ type Config struct {
 	Seed        uint64        //
 	Duration    time.Duration // sends for this long; 0: until Count or Stop
 	Count       uint64        // sends this many; 0: until Duration or Stop
+	First       uint64        // messages that earlier runs sent: sequence numbers go on behind them, and their arrivals are counted apart
 	Capacity    uint64        // most messages of a run, default 8 Mi; sending ends there
 	Drain       time.Duration // how long without any progress until what is missing is given up, default 15 s
 	Reconnect   bool          // a broken connection is made again, and what was not acknowledged is sent again
@@ -81,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (*Run, error) {
 	}
 	all, quit := context.WithCancel(ctx)
 	send, stop := context.WithCancel(all)
-	r := &Run{cfg: cfg, ledger: newLedger(cfg.Capacity), stop: stop, quit: quit, started: time.Now()}
+	r := &Run{cfg: cfg, ledger: newLedger(cfg.Capacity, cfg.First), stop: stop, quit: quit, started: time.Now()}
 	if err := r.build(); err != nil {
 		quit()
 		return nil, err
@@ -223,6 +224,7 @@ type Counts struct {
 	Duplicates uint64 `json:"duplicates"` // further copies seen at the cloud
 	Leaks      uint64 `json:"leaks"`      // messages seen with a sensitive value inside
 	Strangers  uint64 `json:"strangers"`  // publications that are no message of this run, reserved topics aside
+	Earlier    uint64 `json:"earlier"`    // different messages of earlier runs seen at the cloud
 }
 
 // ledger is what is known of every message. It is safe for concurrent use.
@@ -231,14 +233,16 @@ type ledger struct {
 	sentAt  []int64         // ns since epoch, by message; 0 is not sent
 	acked   []atomic.Uint64 // bit sets
 	arrived []atomic.Uint64
+	earlier []atomic.Uint64 // of the messages of earlier runs: arrived
 
-	sent, resent, acks, arrivals, duplicates, leaks, strangers atomic.Uint64
-	firstSent, lastAck, lastArrival                            atomic.Int64 // ns since epoch
+	sent, resent, acks, arrivals, duplicates, leaks, strangers, before atomic.Uint64
+	firstSent, lastAck, lastArrival                                    atomic.Int64 // ns since epoch
 }
 
-func newLedger(capacity uint64) *ledger {
+func newLedger(capacity, first uint64) *ledger {
 	words := capacity/64 + 1
-	return &ledger{epoch: time.Now(), sentAt: make([]int64, capacity), acked: make([]atomic.Uint64, words), arrived: make([]atomic.Uint64, words)}
+	return &ledger{epoch: time.Now(), sentAt: make([]int64, capacity), acked: make([]atomic.Uint64, words),
+		arrived: make([]atomic.Uint64, words), earlier: make([]atomic.Uint64, first/64+1)}
 }
 
 func (l *ledger) now() int64 { return int64(time.Since(l.epoch)) }
@@ -249,7 +253,7 @@ func set(bits []atomic.Uint64, g uint64) bool {
 }
 
 func (l *ledger) counts() Counts {
-	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.leaks.Load(), l.strangers.Load()}
+	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.leaks.Load(), l.strangers.Load(), l.before.Load()}
 }
 
 // lost counts the messages that were acknowledged and never arrived.

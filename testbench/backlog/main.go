@@ -1,0 +1,146 @@
+// Command backlog fills a gate's journal while the uplink is down, starts the gate again with a cloud and devices that go
+// on sending, and measures how it comes up and drains.
+//
+//	go run ./testbench/backlog --messages 5000000
+//	go run ./testbench/backlog --short
+//
+// It takes these steps, each with the real binary and mosquitto as the cloud:
+//
+//  1. Steady: no backlog, devices send as fast as the gate takes it. What arrives a second at the cloud is the live
+//     throughput that draining is compared with.
+//  2. Fill: no cloud; devices send as fast as the gate takes it until so many messages wait. Nothing is faked: they are
+//     received, decided, sealed and committed as any others. The gate is then stopped.
+//  3. Drain: the gate starts again. Measured are the time from the start of the process to /readyz, to a device's
+//     connection and to the first arrival, resident anonymous memory, and how fast the backlog arrives while devices send
+//     at the live rate.
+//  4. Cut: on another gate, the uplink is cut, 10,000 messages are sent, and it is mended. Measured is the time from the
+//     accepted connection until all have arrived.
+//
+// Disk: about 1.6 KB a message. Everything runs in a temporary folder, removed in the end and after an interrupt, on free
+// loopback ports. Exit status 0 when the bounds hold, 1 when one is missed or something is off, 2 for usage.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/sluice-edge/sluice/testbench/stand"
+)
+
+// options are the flags.
+type options struct {
+	sluice   string
+	dir      string
+	messages uint64
+	size     int
+	live     float64
+	share    float64
+	steady   time.Duration
+	drainFor time.Duration
+	cut      uint64
+	profile  string
+	json     bool
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "backlog: error: %v\nbacklog: hint: backlog --help\n", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s, err := run(ctx, o)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "backlog: error: %v\n", err)
+		os.Exit(1)
+	}
+	if o.json {
+		json.NewEncoder(os.Stdout).Encode(s)
+	} else {
+		s.table(os.Stdout)
+	}
+	if !s.Good {
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (o options, err error) {
+	f := flag.NewFlagSet("backlog", flag.ContinueOnError)
+	f.StringVar(&o.sluice, "sluice", "", "sluice binary; empty: built from this module")
+	f.StringVar(&o.dir, "dir", "", "folder on a disk with room; empty: the one for temporary files")
+	f.Uint64Var(&o.messages, "messages", 1_000_000, "messages that wait")
+	f.IntVar(&o.size, "size", 1024, "bytes of a body, about")
+	f.Float64Var(&o.live, "live", 1000, "messages a second that devices send while the backlog drains; 0: as fast as the gate takes it")
+	f.Float64Var(&o.share, "live-share", 0, "live_share of the uplink; 0: in order")
+	f.DurationVar(&o.steady, "steady", 15*time.Second, "length of the measurement without a backlog")
+	f.DurationVar(&o.drainFor, "drain-for", 0, "stop after so much draining; 0: until nothing of the backlog is left")
+	f.Uint64Var(&o.cut, "cut", 10_000, "messages that wait when the uplink is mended")
+	f.StringVar(&o.profile, "profile", "", "file for a CPU profile of the gate, of ten seconds of draining")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	short := f.Bool("short", false, "50,000 messages, 5 s of steady load")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if *short {
+		o.messages, o.steady = 50_000, 5*time.Second
+	}
+	if f.NArg() > 0 || o.messages < 1 || o.size < 256 || o.live < 0 || o.share < 0 || o.share >= 1 || o.steady < time.Second {
+		return o, errors.New("want messages, a size of at least 256, a live rate of at least 0, a share below 1, a second of steady load, and no arguments")
+	}
+	return o, nil
+}
+
+// bytesEach is what one message takes on disk while it waits, and is drained, generously.
+const bytesEach = 800
+
+// run takes all steps.
+func run(ctx context.Context, o options) (s *summary, err error) {
+	dir, err := os.MkdirTemp(o.dir, "sluice-backlog-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	free, err := stand.Disk(dir)
+	if err != nil {
+		return nil, err
+	}
+	if need := o.messages * uint64(o.size+bytesEach); free < need {
+		return nil, fmt.Errorf("look for room in %q: %d MiB are free, want %d", dir, free>>20, need>>20)
+	}
+	if o.sluice == "" {
+		if o.sluice, err = stand.BuildGate(ctx, dir); err != nil {
+			return nil, err
+		}
+	}
+	s = &summary{Messages: o.messages, Size: o.size, Live: o.live, LiveShare: o.share}
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, options, string, *summary) error
+	}{{"steady", steady}, {"backlog", backlog}, {"cut", cut}} {
+		if err := inFolder(dir+"/"+step.name, func(dir string) error { return step.do(ctx, o, dir, s) }); err != nil {
+			return nil, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	s.judge()
+	return s, nil
+}
+
+// inFolder calls fn with a folder of its own.
+func inFolder(dir string, fn func(dir string) error) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return fn(dir)
+}
