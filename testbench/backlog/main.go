@@ -41,6 +41,7 @@ type options struct {
 	messages uint64
 	size     int
 	live     float64
+	inflight int
 	share    float64
 	steady   time.Duration
 	drainFor time.Duration
@@ -83,10 +84,11 @@ func parse(args []string) (o options, err error) {
 	f.IntVar(&o.size, "size", 1024, "bytes of a body, about")
 	f.Float64Var(&o.live, "live", 1000, "messages a second that devices send while the backlog drains; 0: as fast as the gate takes it")
 	f.Float64Var(&o.share, "live-share", 0, "live_share of the uplink; 0: in order")
+	f.IntVar(&o.inflight, "inflight", 1024, "window of the uplink")
 	f.DurationVar(&o.steady, "steady", 15*time.Second, "length of the measurement without a backlog")
 	f.DurationVar(&o.drainFor, "drain-for", 0, "stop after so much draining; 0: until nothing of the backlog is left")
 	f.Uint64Var(&o.cut, "cut", 10_000, "messages that wait when the uplink is mended")
-	f.StringVar(&o.profile, "profile", "", "file for a CPU profile of the gate, of ten seconds of draining")
+	f.StringVar(&o.profile, "profile", "", "files FILE.steady and FILE.drain for CPU profiles of the gate")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	short := f.Bool("short", false, "50,000 messages, 5 s of steady load")
 	if err := f.Parse(args); err != nil {

@@ -20,6 +20,8 @@ const (
 	patience  = 60 * time.Second // without progress
 	profiling = 10 * time.Second
 	warm      = 2 * time.Second // of steady load, left out
+
+	commitMetric = "sluice_journal_commit_seconds"
 )
 
 // newGate makes a gate with room for the backlog.
@@ -35,7 +37,7 @@ func newGate(ctx context.Context, o options, dir, cloud string) (*stand.Gate, er
     purpose: remote diagnosis
     legal_basis: contract
     live_share: %v
-    mqtt: { url: "tcp://@CLOUD@", qos: 1, inflight: 1024 }`, o.share),
+    mqtt: { url: "tcp://@CLOUD@", qos: 1, inflight: %d }`, o.share, o.inflight),
 	})
 }
 
@@ -67,11 +69,24 @@ func steady(ctx context.Context, o options, dir string, s *summary) error {
 	if err := sleep(ctx, warm); err != nil {
 		return err
 	}
+	before, err := g.Metrics(ctx)
+	if err != nil {
+		return err
+	}
+	if o.profile != "" {
+		go profile(g, o.profile+".steady", o.steady)
+	}
 	began, from := time.Now(), r.Counts()
 	if err := sleep(ctx, o.steady); err != nil {
 		return err
 	}
 	to, took := r.Counts(), time.Since(began).Seconds()
+	after, err := g.Metrics(ctx)
+	if err != nil {
+		return err
+	}
+	s.SteadyCommits = (after[commitMetric+"_count"] - before[commitMetric+"_count"]) / took
+	s.SteadyCommit = (after[commitMetric+"_sum"] - before[commitMetric+"_sum"]) / (after[commitMetric+"_count"] - before[commitMetric+"_count"]) * 1000
 	s.Steady, s.SteadyAcked = float64(to.Arrived-from.Arrived)/took, float64(to.Acked-from.Acked)/took
 	report, err := r.Stop()
 	if err != nil {
@@ -172,7 +187,7 @@ func drain(ctx context.Context, o options, g *stand.Gate, cloud string, s *summa
 	first := time.Now()
 	s.FirstMillis = ms(first.Sub(began))
 	if o.profile != "" {
-		go profile(g, o.profile)
+		go profile(g, o.profile+".drain", profiling)
 	}
 	from := r.Counts()
 	seen, moved := from.Earlier, time.Now()
@@ -281,9 +296,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // profile writes a CPU profile of the gate to a file.
-func profile(g *stand.Gate, file string) {
+func profile(g *stand.Gate, file string, length time.Duration) {
 	err := func() error {
-		r, err := http.Get(fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", g.Admin, profiling.Seconds()))
+		r, err := http.Get(fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%.0f", g.Admin, length.Seconds()))
 		if err != nil {
 			return err
 		}

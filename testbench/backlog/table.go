@@ -22,6 +22,8 @@ type summary struct {
 	LiveShare     float64  `json:"live_share"`
 	Steady        float64  `json:"steady_arrived_per_second"`
 	SteadyAcked   float64  `json:"steady_acked_per_second"`
+	SteadyCommits float64  `json:"steady_commits_per_second"`
+	SteadyCommit  float64  `json:"steady_commit_ms"`
 	Filled        float64  `json:"filled_per_second"`
 	StopMillis    float64  `json:"stop_ms"` // with the backlog
 	ConnectMillis float64  `json:"connect_ms"`
@@ -72,7 +74,7 @@ func (s *summary) table(w io.Writer) {
 	row("start to first delivery", "%.0f ms", s.FirstMillis)
 	row("anonymous memory when ready", "%.1f MiB", mib(s.AnonReady))
 	row("the most while draining", "%.1f MiB (at most %d)", mib(s.AnonMost), mostAnon)
-	row("live throughput without backlog", "%.0f/s arrived, %.0f/s acknowledged", s.Steady, s.SteadyAcked)
+	row("live throughput without backlog", "%.0f/s arrived, %.0f/s acknowledged, %.0f commits/s of %.1f ms", s.Steady, s.SteadyAcked, s.SteadyCommits, s.SteadyCommit)
 	row("backlog drained", "%.0f/s over %.1f s, %.2f of it (at least %.2f)", s.Drained, s.DrainSeconds, s.Ratio, leastRate)
 	row("live meanwhile", "%.0f/s acknowledged, %.0f/s arrived", s.LiveAcked, s.LiveArrived)
 	row("short outage", "drained %.0f ms after the connection (at most %d), which came %.0f ms after the mending", s.CutMillis, mostCut, s.CutWaitMillis)
