@@ -22,6 +22,8 @@ const (
 	settleGrace    = 300 * time.Millisecond // and what was acknowledged may still be committed
 	probeEvery     = time.Second            // how often the age of the oldest message on the wire is looked at
 	leastPatience  = 5 * time.Second        // with it, while a message is on trial
+	settleEvery    = 500 * time.Millisecond // how often a delivery is committed that holds little
+	settleShare    = 4                      // a part of the window that is acknowledged is committed at once
 )
 
 var (
@@ -436,30 +438,45 @@ func (f *Forwarder) onAck(seq uint64) {
 	}
 }
 
-// settle commits delivery records, one at a time: what is acknowledged during one commit shares the next. When last is
-// closed it commits the last range and returns; when ctx ends it returns. What it cannot commit stays waiting and is
-// sent once more.
+// settle commits delivery records, one at a time: what is acknowledged during one commit shares the next, and one that
+// holds little comes only now and then, as each is a write to flash. When last is closed it commits the last range and
+// returns; when ctx ends it returns. What it cannot commit stays waiting and is sent once more.
 func (f *Forwarder) settle(ctx context.Context, last <-chan struct{}) {
+	rest := time.NewTimer(0)
+	defer rest.Stop()
+	rested := false
 	for ending := false; ; {
-		f.mu.Lock()
-		batch := f.acked
-		f.acked = nil
-		f.mu.Unlock()
-		switch {
-		case len(batch) > 0:
+		if batch := f.takeAcked(ending || rested); len(batch) > 0 {
 			if !f.deliver(ctx, batch) {
 				return
 			}
-		case ending:
+			rested = false
+			rest.Reset(settleEvery)
+			continue
+		}
+		if ending {
 			return
-		default:
-			select {
-			case <-f.wake:
-			case <-last:
-				ending = true
-			}
+		}
+		select {
+		case <-f.wake:
+		case <-rest.C:
+			rested = true
+		case <-last:
+			ending = true
 		}
 	}
+}
+
+// takeAcked takes what is acknowledged, if it is worth a commit or few will do.
+func (f *Forwarder) takeAcked(few bool) []*Outbound {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !few && len(f.acked) < f.trial.limit/settleShare && f.size < unsettledBytes/settleShare {
+		return nil
+	}
+	batch := f.acked
+	f.acked = nil
+	return batch
 }
 
 // deliver commits one delivery record; it tries again until that succeeds or ctx ends.

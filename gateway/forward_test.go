@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -502,6 +503,7 @@ func TestAcknowledgementsOutOfOrder(t *testing.T) {
 		first.ack(3)
 		first.acked(5) // without 4
 		first.acked(77)
+		time.Sleep(settleEvery)
 		synctest.Wait()
 		if got := s.inState(Forwarded); !slices.Equal(got, []uint64{1, 2, 3, 5}) || c.opened() != 1 {
 			t.Errorf("forwarded %v over %d links", got, c.opened())
@@ -515,5 +517,37 @@ func TestAcknowledgementsOutOfOrder(t *testing.T) {
 		synctest.Wait()
 		stop()
 		s.check(t, 5)
+	})
+}
+
+func TestDeliveriesAreCommittedTogetherUnlessTheWindowNeedsThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, c := newSpool(200), &cloud{}
+		var commits atomic.Int32
+		s.deliver = func(context.Context) error { commits.Add(1); return nil }
+		stop := forwarding(s, c)
+		synctest.Wait()
+		w := c.current
+		for seq := uint64(1); seq <= 10; seq++ { // the first at once, the others together
+			w.acked(seq)
+			synctest.Wait()
+		}
+		if commits.Load() != 1 || s.cursor() != 1 {
+			t.Errorf("%d commits up to %d", commits.Load(), s.cursor())
+		}
+		time.Sleep(settleEvery)
+		synctest.Wait()
+		if commits.Load() != 2 || s.cursor() != 10 {
+			t.Errorf("%d commits up to %d", commits.Load(), s.cursor())
+		}
+		for seq := uint64(11); seq < 11+defaultWindow/settleShare; seq++ { // a share of the window is not waited with
+			w.acked(seq)
+		}
+		synctest.Wait()
+		if commits.Load() != 3 || s.cursor() != 10+defaultWindow/settleShare {
+			t.Errorf("%d commits up to %d", commits.Load(), s.cursor())
+		}
+		stop()
+		s.check(t, 10+defaultWindow/settleShare)
 	})
 }
