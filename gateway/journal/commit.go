@@ -18,6 +18,10 @@ import (
 const (
 	groupBytes   = 4 << 20
 	groupEntries = 4096
+
+	// sharedBytes bounds one that holds a settlement: the window of an uplink turns over once in two commits, so that large
+	// ones would let devices pass by the uplink.
+	sharedBytes = 512 << 10
 )
 
 // Bounds of the pause after a commit that failed.
@@ -85,7 +89,11 @@ func (j *Journal) run() {
 			break
 		}
 		if len(group) > 0 {
+			settled := group[0].settle != nil
 			j.commitGroup(group)
+			if settled {
+				j.awaitSettlement()
+			}
 		}
 		checkpoint, look := j.due()
 		if checkpoint {
@@ -109,6 +117,20 @@ func (j *Journal) run() {
 	}
 }
 
+// awaitSettlement gives an uplink whose settlement was just committed the time to hand in the next one. Otherwise that
+// would miss the next commit, which devices fill at once, and the uplink's window turn over once in two commits.
+func (j *Journal) awaitSettlement() {
+	for range 5 {
+		j.qmu.Lock()
+		useless := len(j.urgent) > 0 || len(j.queue) == 0 || j.closing
+		j.qmu.Unlock()
+		if useless {
+			return
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
 // take waits for work and gathers one group of batches; the group is empty when only a checkpoint is due or a retry of
 // the reserve. work is false when the journal closes and nothing is left that can be committed.
 func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
@@ -122,7 +144,11 @@ func (j *Journal) take(group []*batch) (_ []*batch, work bool) {
 			full := j.blocked()
 			j.urgent = gather(&group, j.urgent, groupBytes, false)
 			if !j.failing.Load() || len(group) == 0 { // after a failure what makes room goes alone
-				j.queue = gather(&group, j.queue, j.room(), full)
+				room := j.room()
+				if len(group) > 0 {
+					room = min(room, sharedBytes)
+				}
+				j.queue = gather(&group, j.queue, room, full)
 			}
 			if len(group) > 0 {
 				j.hurried, j.queuedAt, j.queuedBytes = false, time.Now(), 0
