@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"compress/flate"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -130,5 +131,24 @@ func BenchmarkNext(b *testing.B) {
 	f := New(1, 100, 1024)
 	for b.Loop() {
 		f.Next()
+	}
+}
+
+func TestALogIsOfItsSizeAndRandom(t *testing.T) {
+	f := New(1, 2, 1024)
+	a, b := f.Of(Log), f.Of(Log)
+	var log struct {
+		Seq   uint64 `json:"seq"`
+		Fault string `json:"fault"`
+	}
+	if err := json.Unmarshal(a.Payload, &log); err != nil || log.Seq != a.Seq || len(a.Payload) != 1024 || len(log.Fault) < 900 {
+		t.Fatalf("%v: %d bytes: %s", err, len(a.Payload), a.Payload)
+	}
+	var packed bytes.Buffer
+	w, _ := flate.NewWriter(&packed, flate.BestCompression)
+	w.Write([]byte(log.Fault))
+	w.Close()
+	if share := float64(packed.Len()) / float64(len(log.Fault)); share < 0.7 || bytes.Contains(b.Payload, []byte(log.Fault[:20])) {
+		t.Errorf("the text deflates to %.2f of it", share)
 	}
 }

@@ -18,7 +18,6 @@ type Broker struct {
 
 // BrokerOptions says what the broker does beyond listening.
 type BrokerOptions struct {
-	Addr     string // where it listens; empty: on a free port
 	BridgeTo string // address host:port to which everything that is published goes on, with QoS 1
 	Persist  bool   // keep sessions and queues on disk, saved every ten seconds
 	Autosave bool   // save them on every change, and every second

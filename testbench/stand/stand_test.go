@@ -1,6 +1,8 @@
 package stand
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,5 +70,72 @@ func TestChildrenAreEndedAndTheirFailuresTold(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "failing.log")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestMemoryIsNoDisk(t *testing.T) {
+	if _, err := Disk("/dev/shm"); err == nil {
+		t.Error("/dev/shm passes for a disk")
+	}
+	if _, err := Disk("/nowhere"); err == nil {
+		t.Error("a folder that is not there passes for a disk")
+	}
+}
+
+func TestMetricsAreReadFromTheirText(t *testing.T) {
+	for line, want := range map[string]float64{`sluice_up{uplink="a b"} 1`: 1, "sluice_up 2.5e+06": 2.5e6} {
+		if name, value, ok := cutMetric(line); name != "sluice_up" || value != want || !ok {
+			t.Errorf("%s: %q %v %v", line, name, value, ok)
+		}
+	}
+	for _, line := range []string{"", "# HELP sluice_up 1", "sluice_up", "sluice_up x"} {
+		if name, _, ok := cutMetric(line); ok {
+			t.Errorf("%q is taken for %q", line, name)
+		}
+	}
+}
+
+func TestARelayPassesOnUntilItIsCut(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // an echo
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go io.Copy(c, c)
+		}
+	}()
+	r, err := NewRelay(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	echo := func() error {
+		c, err := net.Dial("tcp", r.Addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	if err := echo(); err != nil || r.Since().IsZero() {
+		t.Errorf("%v, connected %v", err, r.Since())
+	}
+	r.Cut()
+	if err := echo(); err == nil || !r.Since().IsZero() {
+		t.Errorf("cut, and passes on: %v", err)
+	}
+	r.Mend()
+	if err := echo(); err != nil {
+		t.Errorf("mended: %v", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
+
+	"github.com/sluice-edge/sluice/testbench/fleet"
 )
 
 // broker starts an embedded broker; change sees and may change what is published.
@@ -242,5 +244,28 @@ func TestADeviceWithNothingOutstandingConnectsAgain(t *testing.T) {
 	cfg.Cloud, cfg.Connections, cfg.Count, cfg.Window, cfg.Rate, cfg.Reconnect = "", 1, 12, 1, 400, true
 	if rep := finish(t, cfg); rep.Acked != 12 {
 		t.Errorf("%d of 12 acknowledged", rep.Acked)
+	}
+}
+
+func TestArrivalsOfAnEarlierRunAreCountedApart(t *testing.T) {
+	addr := broker(t, nil)
+	cfg := config(addr)
+	cfg.Kind = fleet.Log
+	cfg.First, cfg.Count = 1000, 500
+	r, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := config(addr) // whose messages come while the other run looks
+	late.Count, late.Cloud = 1000, ""
+	if rep := finish(t, late); rep.Acked != 1000 {
+		t.Fatalf("%+v", rep)
+	}
+	for r.Counts().Earlier < 1000 && t.Context().Err() == nil {
+		<-time.After(time.Millisecond)
+	}
+	rep, err := r.Wait()
+	if err != nil || rep.Arrived != 500 || rep.Earlier != 1000 || rep.Lost+rep.Duplicates+rep.Strangers != 0 {
+		t.Errorf("%v %+v", err, rep)
 	}
 }
