@@ -28,6 +28,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -121,9 +122,12 @@ func run(ctx context.Context, o options) (s *summary, err error) {
 		return nil, fmt.Errorf("look for room in %q: %d MiB are free, want %d", dir, free>>20, need>>20)
 	}
 	if o.sluice == "" {
-		if o.sluice, err = stand.BuildGate(ctx, dir); err != nil {
-			return nil, err
-		}
+		o.sluice, err = stand.BuildGate(ctx, dir)
+	} else {
+		o.sluice, err = filepath.Abs(o.sluice) // the gate has a folder of its own
+	}
+	if err != nil {
+		return nil, err
 	}
 	s = &summary{Messages: o.messages, Size: o.size, Live: o.live, LiveShare: o.share}
 	for _, step := range []struct {

@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -136,9 +137,12 @@ func run(ctx context.Context, o options) (s *summary, err error) {
 		return nil, err
 	}
 	if o.sluice == "" {
-		if o.sluice, err = stand.BuildGate(ctx, dir); err != nil {
-			return nil, err
-		}
+		o.sluice, err = stand.BuildGate(ctx, dir)
+	} else {
+		o.sluice, err = filepath.Abs(o.sluice) // the gate has a folder of its own
+	}
+	if err != nil {
+		return nil, err
 	}
 	s = new(summary)
 	if s.Bodies, err = calibrate(ctx, o, dir); err != nil {
