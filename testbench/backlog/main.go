@@ -43,7 +43,7 @@ type options struct {
 	size     int
 	live     float64
 	inflight int
-	share    float64
+	share    int
 	steady   time.Duration
 	drainFor time.Duration
 	cut      uint64
@@ -84,7 +84,7 @@ func parse(args []string) (o options, err error) {
 	f.Uint64Var(&o.messages, "messages", 1_000_000, "messages that wait")
 	f.IntVar(&o.size, "size", 1024, "bytes of a body, about")
 	f.Float64Var(&o.live, "live", 1000, "messages a second that devices send while the backlog drains; 0: as fast as the gate takes it")
-	f.Float64Var(&o.share, "live-share", 0, "live_share of the uplink; 0: in order")
+	f.IntVar(&o.share, "live-share", 0, "live_share of the uplink in percent; 0: in order")
 	f.IntVar(&o.inflight, "inflight", 1024, "window of the uplink")
 	f.DurationVar(&o.steady, "steady", 15*time.Second, "length of the measurement without a backlog")
 	f.DurationVar(&o.drainFor, "drain-for", 0, "stop after so much draining; 0: until nothing of the backlog is left")
@@ -98,8 +98,8 @@ func parse(args []string) (o options, err error) {
 	if *short {
 		o.messages, o.steady = 50_000, 5*time.Second
 	}
-	if f.NArg() > 0 || o.messages < 1 || o.size < 256 || o.live < 0 || o.share < 0 || o.share >= 1 || o.steady < time.Second {
-		return o, errors.New("want messages, a size of at least 256, a live rate of at least 0, a share below 1, a second of steady load, and no arguments")
+	if f.NArg() > 0 || o.messages < 1 || o.size < 256 || o.live < 0 || o.share < 0 || o.share > 90 || o.steady < time.Second {
+		return o, errors.New("want messages, a size of at least 256, a live rate of at least 0, a share of up to 90, a second of steady load, and no arguments")
 	}
 	return o, nil
 }

@@ -24,7 +24,7 @@ func TestFlagsAreChecked(t *testing.T) {
 	if o, err := parse([]string{"--short"}); err != nil || o.messages != 50_000 || o.cut != 10_000 || o.size != 1024 {
 		t.Errorf("%v %+v", err, o)
 	}
-	for _, bad := range [][]string{{"--messages", "0"}, {"--live", "-1"}, {"--live-share", "1"}, {"--steady", "1ms"}, {"more"}} {
+	for _, bad := range [][]string{{"--messages", "0"}, {"--live", "-1"}, {"--live-share", "91"}, {"--steady", "1ms"}, {"more"}} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%v is accepted", bad)
 		}

@@ -36,7 +36,7 @@ func newGate(ctx context.Context, o options, dir, cloud string) (*stand.Gate, er
     jurisdiction: CN
     purpose: remote diagnosis
     legal_basis: contract
-    live_share: %v
+    live_share: %d
     mqtt: { url: "tcp://@CLOUD@", qos: 1, inflight: %d }`, o.share, o.inflight),
 	})
 }

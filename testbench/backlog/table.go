@@ -19,7 +19,7 @@ type summary struct {
 	Messages      uint64   `json:"messages"`
 	Size          int      `json:"body_bytes"`
 	Live          float64  `json:"live_rate"` // asked for; 0: as fast as the gate takes it
-	LiveShare     float64  `json:"live_share"`
+	LiveShare     int      `json:"live_share_percent"`
 	Steady        float64  `json:"steady_arrived_per_second"`
 	SteadyAcked   float64  `json:"steady_acked_per_second"`
 	SteadyCommits float64  `json:"steady_commits_per_second"`
