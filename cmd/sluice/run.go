@@ -32,7 +32,7 @@ import (
 // Memory: a small live heap makes the collector run very often; it may let garbage grow further, within a bound that
 // leaves room on a 512 MB box. GOGC and GOMEMLIMIT override both.
 const (
-	gcPercent   = 400
+	gcPercent   = 200
 	memoryLimit = 192 << 20
 )
 
