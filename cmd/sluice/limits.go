@@ -16,7 +16,7 @@ type JournalConfig struct {
 	MaxSize  config.Size   `yaml:"max_size" default:"2GiB" doc:"bytes of bodies that may wait, over all uplinks"`
 	MaxAge   time.Duration `yaml:"max_age" min:"0s" doc:"how long a message may wait before it expires, which is on the record; 0s: for ever"`
 	MaxAgeOf GradeAges     `yaml:"max_age_of" doc:"the same by grade of the message, where it differs; 0s: as max_age"`
-	Linger   time.Duration `yaml:"linger" default:"0s" min:"0s" max:"1s" doc:"how long a commit that holds little waits for more: less is written to flash, and acknowledgements come as much later"`
+	Linger   time.Duration `yaml:"linger" default:"0s" min:"0s" max:"1s" doc:"how long a commit that holds little waits for more: less is written to flash (docs/flash.md), and acknowledgements come as much later"`
 	WhenFull string        `yaml:"when_full" default:"refuse" enum:"refuse,drop_oldest_general" doc:"at max_size: devices wait until there is room, or the oldest general messages are dropped, which is on the record"`
 }
 
