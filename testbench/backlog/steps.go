@@ -232,12 +232,12 @@ func cut(ctx context.Context, o options, dir string, s *summary) error {
 		return err
 	}
 	defer cloud.Kill()
-	relay, err := stand.NewRelay(cloud.Addr)
+	wire, err := stand.NewProxy(cloud.Addr)
 	if err != nil {
 		return err
 	}
-	defer relay.Close()
-	g, err := newGate(ctx, o, dir, relay.Addr)
+	defer wire.Close()
+	g, err := newGate(ctx, o, dir, wire.Addr)
 	if err != nil {
 		return err
 	}
@@ -246,10 +246,12 @@ func cut(ctx context.Context, o options, dir string, s *summary) error {
 		return err
 	}
 	defer child.Kill()
-	if err := until(ctx, child, func() bool { return !relay.Since().IsZero() }); err != nil {
+	if err := until(ctx, child, func() bool { return !wire.Since().IsZero() }); err != nil {
 		return err
 	}
-	relay.Cut()
+	if err := wire.Set(stand.Weather{Down: true}); err != nil {
+		return err
+	}
 	cfg := load(o, g, cloud.Addr)
 	cfg.Count = o.cut
 	r, err := traffic.Start(ctx, cfg)
@@ -261,11 +263,13 @@ func cut(ctx context.Context, o options, dir string, s *summary) error {
 		return err
 	}
 	mended := time.Now()
-	relay.Mend()
+	if err := wire.Set(stand.Weather{}); err != nil {
+		return err
+	}
 	if err := until(ctx, child, func() bool { return r.Counts().Arrived == o.cut }); err != nil {
 		return err
 	}
-	s.CutMillis, s.CutWaitMillis = ms(time.Since(relay.Since())), ms(relay.Since().Sub(mended))
+	s.CutMillis, s.CutWaitMillis = ms(time.Since(wire.Since())), ms(wire.Since().Sub(mended))
 	report, err := r.Stop()
 	s.Lost += report.Lost
 	return err

@@ -28,6 +28,7 @@ type Proxy struct {
 	changed  chan struct{} // closed when the weather changes
 	conns    map[net.Conn]bool
 	closed   bool
+	since    time.Time // when the newest connection stood on both sides
 
 	running sync.WaitGroup
 }
@@ -79,6 +80,13 @@ func (p *Proxy) Set(w Weather) error {
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
+}
+
+// Since returns when the newest connection stood on both sides; zero before the first.
+func (p *Proxy) Since() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.since
 }
 
 // Cut closes the connections that stand; others may follow.
@@ -146,6 +154,9 @@ func (p *Proxy) join(near net.Conn) {
 		return
 	}
 	defer p.forget(far)
+	p.mu.Lock()
+	p.since = time.Now()
+	p.mu.Unlock()
 	var other sync.WaitGroup
 	other.Go(func() { p.carry(near, far) })
 	p.carry(far, near)

@@ -1,8 +1,6 @@
 package stand
 
 import (
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,50 +90,5 @@ func TestMetricsAreReadFromTheirText(t *testing.T) {
 		if name, _, ok := cutMetric(line); ok {
 			t.Errorf("%q is taken for %q", line, name)
 		}
-	}
-}
-
-func TestARelayPassesOnUntilItIsCut(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() { // an echo
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go io.Copy(c, c)
-		}
-	}()
-	r, err := NewRelay(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	echo := func() error {
-		c, err := net.Dial("tcp", r.Addr)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if _, err := c.Write([]byte("x")); err != nil {
-			return err
-		}
-		_, err = io.ReadFull(c, make([]byte, 1))
-		return err
-	}
-	if err := echo(); err != nil || r.Since().IsZero() {
-		t.Errorf("%v, connected %v", err, r.Since())
-	}
-	r.Cut()
-	if err := echo(); err == nil || !r.Since().IsZero() {
-		t.Errorf("cut, and passes on: %v", err)
-	}
-	r.Mend()
-	if err := echo(); err != nil {
-		t.Errorf("mended: %v", err)
 	}
 }
