@@ -136,8 +136,12 @@ func newArchiveReader(r io.ReaderAt, size int64, keys *keyring) (*archiveReader,
 		return nil, errArchive
 	}
 	a.meta = archiveMeta{First: binary.BigEndian.Uint64(a.head[28:]), Next: binary.BigEndian.Uint64(a.head[36:]), Bytes: size}
-	key := keys.keys[binary.BigEndian.Uint32(a.head[8:])]
-	if key == nil || a.meta.Next <= a.meta.First || a.blocks() != blocksOf(a.meta.First, a.meta.Next) {
+	id := binary.BigEndian.Uint32(a.head[8:])
+	key := keys.keys[id]
+	if key == nil {
+		return nil, &KeyError{id, archiveName(a.meta.First)}
+	}
+	if a.meta.Next <= a.meta.First || a.blocks() != blocksOf(a.meta.First, a.meta.Next) {
 		return nil, errArchive
 	}
 	a.aead = keys.derive(key, a.head[12:28], "sluice archive v1")

@@ -157,6 +157,15 @@ func (r *keyring) frameKey(id uint32, incarnation uint64) cipher.AEAD {
 
 // derive makes an AES-256-GCM cipher from an at-rest key. [RFC 5869]
 func (r *keyring) derive(k *Key, salt []byte, info string) cipher.AEAD {
+	a, err := cipher.NewGCM(r.deriveBlock(k, salt, info))
+	if err != nil {
+		panic("journal: derive key: " + err.Error())
+	}
+	return a
+}
+
+// deriveBlock makes an AES-256 cipher from an at-rest key. [RFC 5869]
+func (r *keyring) deriveBlock(k *Key, salt []byte, info string) cipher.Block {
 	sub, err := hkdf.Key(sha256.New, k.Secret[:], salt, info, 32)
 	if err != nil {
 		panic("journal: derive key: " + err.Error())
@@ -165,11 +174,7 @@ func (r *keyring) derive(k *Key, salt []byte, info string) cipher.AEAD {
 	if err != nil {
 		panic("journal: derive key: " + err.Error())
 	}
-	a, err := cipher.NewGCM(block)
-	if err != nil {
-		panic("journal: derive key: " + err.Error())
-	}
-	return a
+	return block
 }
 
 // nonce is counter ‖ variant: a counter is drawn once, so no nonce of an incarnation's key is used twice.
