@@ -147,7 +147,8 @@ type Feed interface {
 	// Begin says that a link was opened: what is committed from now on is live, what was before is backlog.
 	Begin()
 	// Next appends to out up to most messages, of at most about maxBytes of payload but at least one. None: nothing waits
-	// that was not handed out. The messages are the caller's.
+	// that was not handed out. The messages are the caller's. Damaged ones are left behind, on the record; an error is of
+	// reading or committing, or says that an at-rest key is missing.
 	Next(most, maxBytes int, out []*Outbound) ([]*Outbound, error)
 	// Await blocks until Next may have something, or ctx ends.
 	Await(ctx context.Context) error

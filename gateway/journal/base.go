@@ -230,6 +230,7 @@ func (j *Journal) readBase() (*base, error) {
 	}
 	if err != nil {
 		j.opt.Log.Error("what is kept of trimmed records is damaged and is read from "+stateFile, "err", err)
+		j.suspect()
 	}
 	return openBase(copied, j.keys)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -22,6 +23,8 @@ type Report struct {
 	Checkpoints uint64         `json:"checkpoints"`
 	Unsigned    uint64         `json:"unsigned"` // records behind the newest checkpoint
 	Totals      gateway.Totals `json:"totals"`
+	LostRecords uint64         `json:"lost_records"` // to damage, ever; all of it on the record, else it is a problem
+	LostBodies  uint64         `json:"lost_bodies"`
 	Problems    []string       `json:"problems"`
 
 	more int
@@ -60,6 +63,8 @@ func Check(ctx context.Context, dir string, keys []Key, verify func(text []byte)
 	}
 	defer j.Close()
 	c := checker{ctx: ctx, j: j, report: &r, verify: verify, progress: progress, ids: make(idSet), parked: make(map[uint64]gateway.UplinkSet), parkedDead: make(map[uint64]gateway.UplinkSet), controls: make(map[uint64]bool), led: newLedger()}
+	c.led.lost = &j.lost
+	r.LostRecords, r.LostBodies = j.lost.records(), uint64(len(j.lost.Bodies))
 	c.readParked()
 	c.readCheckpoints()
 	c.readRecords()
@@ -88,7 +93,9 @@ type checker struct {
 	checkpoints []Checkpoint                 // not reached yet
 	roots       []tlog.Hash                  // of checkpoints
 	signed      uint64
-	whole       bool // every record was read
+	whole       bool        // every record was read
+	lost        [][2]uint64 // records that events say to be lost
+	held        []uint64    // messages whose holds events say to be lost
 }
 
 func (c *checker) readCheckpoints() {
@@ -160,20 +167,24 @@ func (c *checker) readRecords() {
 			}
 		}
 		c.report.Records++
-		if err := c.led.apply(record, &c.record, c.j.between, c.compareRoot, nil); err != nil {
+		c.known(seq)
+		if err := c.led.apply(seq, record, &c.record, c.j.between, c.compareRoot, nil); err != nil {
 			c.report.add("%v", err)
-			if c.led.tree.size == seq {
+			if c.led.tree.size == seq { // it was not pushed
 				c.led.tree.push(leafHash(record))
 			}
 		} else if c.record.Kind == gateway.DecisionRecord {
 			c.decision(seq)
 		}
 		c.match()
+		c.note()
 		return nil
 	})
 	if err != nil {
 		c.report.add("read records: %v", err)
 	}
+	c.known(c.j.end())
+	c.lossesRecorded()
 	c.whole = err == nil
 	for _, p := range c.checkpoints {
 		c.report.add("checkpoint of size %d: there are %d records only", p.Size, c.led.tree.size)
@@ -181,6 +192,45 @@ func (c *checker) readRecords() {
 	c.report.Totals, c.report.Unsigned = c.led.totals, c.led.tree.size-min(c.signed, c.led.tree.size)
 	if c.progress != nil {
 		c.progress(c.report.Trimmed+c.report.Records, total)
+	}
+}
+
+// known passes what is lost in front of record seq. A checkpoint of a tree in between cannot be compared with anything.
+func (c *checker) known(seq uint64) {
+	before := c.led.tree.size
+	if c.j.lost.pass(&c.led.tree, seq); c.led.tree.size == before {
+		return
+	}
+	for len(c.checkpoints) > 0 && c.checkpoints[0].Size < c.led.tree.size {
+		c.checkpoints, c.roots = c.checkpoints[1:], c.roots[1:]
+	}
+	c.match()
+}
+
+// note takes down what the record in hand says to be lost.
+func (c *checker) note() {
+	if c.record.Kind != gateway.EventRecord {
+		return
+	}
+	if r, ok := parseRestatement(c.record.Detail); ok {
+		c.lost = append(c.lost, r.Lost...)
+	} else if p, ok := parseStated(c.record.Detail); ok {
+		c.held = append(c.held, p.Held...)
+	}
+}
+
+// lossesRecorded finds losses that are known to the journal and not on the record, as far as that is here.
+func (c *checker) lossesRecorded() {
+	for _, h := range c.j.lost.Holes {
+		on := func(r [2]uint64) bool { return r[0] <= h.First && h.Next-1 <= r[1] }
+		if h.Next > max(h.First, c.report.Trimmed) && !slices.ContainsFunc(c.lost, on) {
+			c.report.add("records %d to %d are lost and that is not on the record", h.First, h.Next-1)
+		}
+	}
+	for _, b := range c.j.lost.Bodies {
+		if b.Holds != 0 && b.Seq >= c.report.Trimmed && !slices.Contains(c.held, b.Seq) {
+			c.report.add("the hold of record %d is lost and that is not on the record", b.Seq)
+		}
 	}
 }
 
@@ -203,7 +253,7 @@ func (c *checker) decision(seq uint64) {
 	if c.needs(seq, d.waits)&^c.parkedDead[seq] != 0 {
 		c.report.add("record %d: its message still waits, or is dead, and has no body", seq)
 	}
-	if d.holds&^c.parked[seq] != 0 {
+	if d.holds&^c.parked[seq]&^c.j.lost.body(seq).Holds != 0 {
 		c.report.add("record %d: its message is held and has no body", seq)
 	}
 }
@@ -214,7 +264,8 @@ func (c *checker) needs(seq uint64, waits gateway.UplinkSet) (set gateway.Uplink
 		if !waits.Has(u) {
 			continue
 		}
-		if c.j.led.states.get(u, seq) == gateway.Waiting || c.j.led.dead[seq] != nil && c.j.led.dead[seq].state[u] == gateway.Dead {
+		dead := c.j.led.dead[seq] != nil && c.j.led.dead[seq].state[u] == gateway.Dead && !c.j.lost.body(seq).Waits.Has(u)
+		if dead || c.j.led.states.get(u, seq) == gateway.Waiting {
 			set |= 1 << u
 		}
 	}
@@ -313,7 +364,7 @@ func (b *bodies) visit(seq uint64, key, value []byte) error {
 func (b *bodies) end() {
 	if b.have && b.record.Kind == gateway.DecisionRecord {
 		extra := b.waits&^b.decision.waits | b.holds&^b.decision.holds
-		missing := b.decision.holds&^b.holds | b.c.needs(b.seq, b.decision.waits)&^b.waits // what is settled may be gone
+		missing := b.decision.holds&^b.holds&^b.c.j.lost.body(b.seq).Holds | b.c.needs(b.seq, b.decision.waits)&^b.waits // what is settled may be gone
 		if extra|missing != 0 {
 			b.c.report.add("record %d does not have the bodies that it decided on", b.seq)
 		}

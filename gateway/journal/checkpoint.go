@@ -28,6 +28,10 @@ func (j *Journal) signCheckpoint() {
 	if j.opt.Sign == nil || size == 0 || size == j.Checkpoint().Size && len(j.Checkpoint().Text) > 0 {
 		return
 	}
+	if err := j.saveSigned(); err != nil {
+		j.opt.Log.Error("checkpoint is not signed", slog.Any("err", err))
+		return
+	}
 	now, _ := j.opt.Clock()
 	text, err := j.opt.Sign(size, root, now)
 	if err != nil {
@@ -59,6 +63,9 @@ func (j *Journal) putCheckpoint(size uint64, text []byte) error {
 		b := tx.Bucket(entries)
 		b.FillPercent = 1
 		if err := b.Put(binary.BigEndian.AppendUint64(nil, size), text); err != nil {
+			return err
+		}
+		if err := putTree(tx, &j.led.tree, text); err != nil {
 			return err
 		}
 		return j.opt.commit(tx)
@@ -100,6 +107,10 @@ func (j *Journal) Checkpoints(fn func(size uint64, text []byte) error) error {
 		default:
 			if next := j.Trimmed(); at < next { // trimmed meanwhile
 				at = next
+				continue
+			}
+			if h := j.holeAt(at); h != nil {
+				at = h.Next
 				continue
 			}
 			if c := j.Checkpoint(); len(c.Text) > 0 {

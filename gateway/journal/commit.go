@@ -320,6 +320,9 @@ func (j *Journal) commit(group []*batch, size int) error {
 		if err := j.putFirstCheckpoint(b); err != nil {
 			return err
 		}
+		if err := j.putFirstTree(tx); err != nil {
+			return err
+		}
 		for _, batch := range group {
 			if batch.err != nil {
 				continue
@@ -545,6 +548,18 @@ func (j *Journal) tryReserve() {
 		j.lookAgain.Stop()
 	}
 	j.lookAgain = j.opt.after(retryLast, j.poke)
+}
+
+// putFirstTree stores the tree in front of a segment, so that it can go on from there whatever becomes of the files before.
+func (j *Journal) putFirstTree(tx *bbolt.Tx) error {
+	if j.write.Next != j.write.First {
+		return nil
+	}
+	var text []byte
+	if j.checkpoint.Size == j.write.First {
+		text = j.checkpoint.Text
+	}
+	return putTree(tx, &j.led.tree, text)
 }
 
 // putFirstCheckpoint repeats the newest checkpoint in front of a segment that begins where it ends, so that no

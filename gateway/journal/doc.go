@@ -13,6 +13,10 @@
 //	archive/archive-<first seq>.slr         records and checkpoints of segments that are gone
 //	archive/archive-<first seq>.receipt     a collector's receipt for it (package crypto/signed)
 //	archive/trimmed                         what is kept of archives that are gone
+//	losses                                  what was lost to damage; there is none when nothing was
+//	damaged/<name>.<UTC time>               files that were damaged, as they were: nothing removes them but their owner
+//	repair/                                 a repair that is decided on and not on the record yet
+//	suspect                                 empty, or "state" for state.bolt: the next Open reads everything
 //	reserve                                 room that is given up when the disk is full, so that deliveries can be recorded
 //
 // seq counts records from 0 without gaps and is the record's leaf index in the tree. Record 0 is an event, made with
@@ -20,11 +24,18 @@
 //
 // # Segments
 //
-// A segment is a bbolt file with one bucket, "entries", and these keys, which are only ever added behind each other:
+// A segment is a bbolt file with a bucket "entries" and these keys, which are only ever added behind each other:
 //
 //	seq(8) ‖ 0              →  leaf hash(32) ‖ record         the record is that of package gateway
 //	seq(8) ‖ 1 + variant    →  body                           one per outlet of the message, variant from 0
 //	size(8)                 →  checkpoint                     of the tree over records 0 to size-1
+//
+// Beside it the bucket "trees" has, for the segment's first seq and for the size of every checkpoint,
+//
+//	size(8)  →  version(1) = 1 ‖ roots(32 each) ‖ SHA-256 of the checkpoint's text, or zero(32) ‖ sum(32)
+//
+// with the roots of the complete subtrees of the tree of that size, largest first, and the SHA-256 of the key and all in
+// front of the sum. With it the log can go on when records before are lost. A segment without this bucket is as good.
 //
 // The leaf hash is SHA-256 of 0x00 and the record [RFC 6962 §2.1]. What stands in a file at or behind the first seq of
 // the next file does not count: it is of a commit that failed, or was thought to, and was done again there. No file is
@@ -67,7 +78,8 @@
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next),
+// level 8), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next; sum
+// → SHA-256 of that and of all keys and values of "states"; signed → size and tree, as in a segment, stored before it is signed),
 // "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state) and "trimmed" (newest → a
 // copy of the file trimmed; clock → JSON: for how long the clock has been steady). A name is durable before a record uses
 // its number, and has an event record too. All of it follows from the records, except what is trimmed, and is written at the
@@ -125,6 +137,55 @@
 //
 // Records from X on, and the changes, are proved as if nothing were missing; for all other records below X that is the
 // collector's to do, whose archives ShippedLog reads.
+//
+// # Damage
+//
+// Open reads what it needs, and when that is damaged, or the file "suspect" is there, it reads everything and makes the
+// journal whole, as Repair always does. From a damaged file it takes what proves itself, without trusting a page number or
+// a length: a record by its leaf hash, a body by its tag, a stored tree by its sum; in an archive each block by its tag.
+// One flipped bit is set right where hash or tag then fit. What the newest tree of a file reaches counts before pages
+// that only lie there, two different records at one seq count as none, and what stands at the first seq of the next file
+// or behind it does not count. A body that is missing is a loss only while somebody needs it: its message waits or is held,
+// by the states of the snapshot and the settlements behind it, as far as they are readable.
+//
+// Runs of records without a gap become files of their own. For the lost records in between, the tree decides:
+//
+//  1. Known trees are those in segments, in the snapshot, in "signed", in the file trimmed and in the list of losses, each
+//     with its sum or tag; roots of level 8 in state.bolt lead from one to further sizes.
+//  2. From the first record that should be here on, the leaves that are there are pushed until a record is missing.
+//  3. A hole: when a tree is known that ends behind the lost records, the smallest such is taken, and the log goes on
+//     from its size. Nobody ever gets the seqs of a hole again.
+//  4. Records behind a hole and in front of that size keep their seqs; they cannot be proved.
+//  5. When none is known, and no checkpoint beyond was signed, nobody was told of a root: the largest known tree is
+//     taken, and event records take the lost seqs behind it. The records that follow keep theirs.
+//  6. When a checkpoint beyond was signed, going on would contradict it: ErrForked, and nothing is changed.
+//  7. A known tree behind the last record that is there means that the end is lost: a hole as well.
+//  8. A tree is stored in state.bolt before it is signed, and with the checkpoint in the segment: for 6 to happen both have
+//     to be lost.
+//
+// The file "losses" is the SHA-256, in hexadecimal, of the JSON behind it, a newline, and {holes, bodies}: a hole with
+// first, next, resume and tree, or filled; a body with the seq of its record and the sets of uplinks.
+//
+// The steps, each synced before the next: (1) everything new is written into repair.tmp with the plan, (2) that gets the
+// name repair, which decides it, (3) damaged files move to damaged, (4) new ones to their names, (5) losses is written and
+// one transaction puts it on the record: an event "journal damaged" per file, an expiry record, {"priority":N,"why":"damage"},
+// for every run of messages that wait and have no body, and, when records or holds are lost, an event "journal restated" with
+// events "journal states" behind it, (6) repair is removed. Whoever opens the journal after a crash goes on from where it was.
+//
+// With records lost, the counters and the states do not follow from the rest. The restatement says what they are from there
+// on: totals, tally, and all records that are lost ("lost", first and last); what is waiting or held is counted by the bodies
+// that are there, the rest of it is dropped. It ends all states; the events behind it give those that matter, as the bucket
+// "states" has them, the messages that are dead, and all that were held and whose hold is lost ("held"). Settlements in front
+// of it, and behind lost records, may count other messages than those that the records here know of.
+//
+// While the journal is open, a body that waits and does not open is settled as dropped, with an expiry record of its own, and
+// its bytes go to damaged/body-<seq>-<variant>.<UTC time>; the next Open reads everything. A dead message whose body is lost
+// stays dead. Archives behind a hole are trimmed as if the hole were trimmed, together with those that follow when the tree is
+// not known at their end; a checkpoint or a change record of trimmed records is kept only when the hashes beside it are not
+// lost.
+//
+// A body, an archive or a segment under a key that is not given is no damage: Open, or Next, returns *KeyError and changes
+// nothing.
 //
 // # Goroutines
 //

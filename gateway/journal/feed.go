@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
 
-// ErrCorrupt reports a body that does not open: its file is damaged, or its at-rest key is missing. The body is never
+// ErrCorrupt reports a body that does not open although its at-rest key is there: its file is damaged. The body is never
 // handed out.
 type ErrCorrupt struct {
 	Seq     uint64
@@ -60,15 +61,25 @@ type Feed struct {
 	inHand   [lanes]uint64
 	ordered  [lanes]track
 	live     [lanes]track
-	boundary uint64  // newest seq when the link was opened
-	owed     float64 // messages that the live track may go ahead of the backlog
+	boundary uint64             // newest seq when the link was opened
+	owed     float64            // messages that the live track may go ahead of the backlog
+	corrupt  map[bodyAt]waiting // bodies that do not open, with the uplinks that they were for
 }
+
+// bodyAt is where a body stands.
+type bodyAt struct {
+	seq     uint64
+	variant int
+}
+
+// patience is how long Next waits for the commit that leaves a damaged message behind.
+const patience = 5 * time.Second
 
 // Feed returns a feed of an uplink; each call makes one. The uplink's forwarder has one, others only read.
 func (j *Journal) Feed(uplink int) gateway.Feed { return j.newFeed(uplink) }
 
 func (j *Journal) newFeed(uplink int) *Feed {
-	return &Feed{j: j, uplink: uplink, hand: make(map[uint64]*waiting)}
+	return &Feed{j: j, uplink: uplink, hand: make(map[uint64]*waiting), corrupt: make(map[bodyAt]waiting)}
 }
 
 // Begin implements gateway.Feed.
@@ -85,8 +96,55 @@ func (f *Feed) Begin() {
 }
 
 // Next implements gateway.Feed. An error stands behind what was appended: the next call returns it when there is
-// nothing left in front of it. *ErrCorrupt is for a body that cannot be opened.
+// nothing left in front of it. A message whose body is damaged is left behind, which is on the record before Next goes on;
+// *KeyError is for one whose at-rest key is missing: it waits. A feed of a journal that is open for reading only returns
+// *ErrCorrupt instead.
 func (f *Feed) Next(most, maxBytes int, out []*gateway.Outbound) ([]*gateway.Outbound, error) {
+	for {
+		list, err := f.next(most, maxBytes, out)
+		var c *ErrCorrupt
+		if !errors.As(err, &c) || f.j.readOnly {
+			if isDamage(err) {
+				f.j.suspect()
+			}
+			return list, err
+		}
+		if err := f.leaveBehind(bodyAt{c.Seq, c.Variant}); err != nil {
+			return list, err
+		}
+	}
+}
+
+// leaveBehind settles a message whose body is damaged as dropped.
+func (f *Feed) leaveBehind(at bodyAt) error {
+	f.mu.Lock()
+	w, known := f.corrupt[at]
+	f.mu.Unlock()
+	if !known {
+		var err error
+		if w, err = f.j.damagedBody(at.seq, at.variant); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.corrupt[at] = w
+		f.mu.Unlock()
+	}
+	if !w.own.Has(f.uplink) {
+		return nil // it was not for this uplink, and is passed by from here on
+	}
+	ctx, cancel := context.WithTimeout(f.j.open, patience)
+	defer cancel()
+	return f.j.settleFor(ctx, f.uplink, func() (*settlement, error) {
+		s := &settlement{uplink: f.uplink, kind: gateway.ExpiryRecord, state: gateway.Dropped, scope: scope{Why: "damage"}}
+		if f.j.waits(f.uplink, at.seq) {
+			s.items = []waiting{w}
+		}
+		return s, nil
+	}, func(*settlement) {})
+}
+
+// next is Next, but for what is done about damage.
+func (f *Feed) next(most, maxBytes int, out []*gateway.Outbound) ([]*gateway.Outbound, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := reader{f: f, left: most, bytes: maxBytes, out: out}
@@ -203,11 +261,14 @@ func (r *reader) visit(seq uint64, key, value []byte) error {
 		return nil
 	}
 	variant := key[8] - 1
+	f := r.f
 	h, ok := parseHeader(value)
 	if !ok {
+		if w, known := f.corrupt[bodyAt{seq, int(variant)}]; known && !w.own.Has(f.uplink) || !f.j.waits(f.uplink, seq) {
+			return nil
+		}
 		return &ErrCorrupt{seq, int(variant)}
 	}
-	f := r.f
 	if h.hold() || !h.own.Has(f.uplink) || h.lane() != r.lane || !f.j.waits(f.uplink, seq) {
 		return nil
 	}
@@ -216,6 +277,9 @@ func (r *reader) visit(seq uint64, key, value []byte) error {
 		return nil
 	}
 	c, err := f.j.keys.open(value, variant)
+	if err != nil && f.j.keys.missing(value, variant) {
+		return &KeyError{keyOf(value), fmt.Sprintf("body %d of record %d", variant, seq)}
+	}
 	if err != nil {
 		return &ErrCorrupt{seq, int(variant)}
 	}

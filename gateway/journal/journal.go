@@ -74,6 +74,7 @@ type Options struct {
 	after    func(d time.Duration, fn func()) *time.Timer
 	elapsed  func() time.Duration
 	step     func(name string) // told before each durable step; a test ends the process there
+	verify   bool              // read everything before anything else
 }
 
 func (o *Options) setDefaults() {
@@ -190,11 +191,18 @@ type Journal struct {
 	openedAt   time.Duration             // by elapsed
 	feeds      [gateway.MaxUplinks]*Feed // the one whose link was opened last
 	roots      map[uint64]tlog.Hash      // level-8 subtree roots that state.bolt does not have yet
+	lost       losses                    // changes only before anything is appended
 	checkpoint Checkpoint
 	changed    chan struct{} // closed when something was committed
 	waiters    int
 	write      *segment // open for writing; only the committer changes it
 	failure    error    // of the last commit that failed
+
+	// Of this Open.
+	repaired    []SetAside
+	droppedNow  uint64 // messages, because of what was damaged
+	stateSpoilt bool   // an earlier process could not write state.bolt
+	verified    bool   // every file was read and is whole
 
 	bodyBytes, recordBytes atomic.Int64
 	written                atomic.Uint64
@@ -281,8 +289,79 @@ func OpenReadOnly(dir string, keys []Key) (*Journal, error) {
 	return j, nil
 }
 
-// prepareOpen locks the folder and recovers the state as of the last commit.
-func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
+// prepareOpen locks the folder and recovers the state as of the last commit. A folder that is damaged is made whole
+// first, unless it is open for reading only.
+func prepareOpen(o Options, readOnly bool) (*Journal, error) {
+	j, err := newJournal(o, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := readFormat(o.Dir); err != nil {
+		return nil, err
+	}
+	err = j.lockDir()
+	if err == nil && !readOnly {
+		err = j.raiseFormat()
+	}
+	locks := j.locks
+	if err == nil {
+		err = j.settleRepair()
+	}
+	if err == nil {
+		if err = j.load(); isDamage(err) && !readOnly {
+			o.Log.Error("journal is damaged", "err", err)
+			j.locks = nil
+			j.release()
+			if err = makeWhole(o, j.keys); err == nil {
+				aside := j.repaired
+				if j, err = newJournal(o, false); err == nil {
+					j.locks, j.repaired, j.verified = locks, aside, true
+					err = j.load()
+				}
+			}
+		}
+	}
+	if err != nil {
+		if j == nil {
+			j = new(Journal)
+		}
+		j.locks = locks
+		j.release()
+		return nil, err
+	}
+	return j, nil
+}
+
+// settleRepair carries out what an earlier process decided on, and reads everything when there is a reason to.
+func (j *Journal) settleRepair() error {
+	if j.readOnly {
+		if p, err := readPlan(j.opt.Dir); p != nil || err != nil {
+			return errors.Join(err, &damaged{"a repair was begun and has not ended"})
+		}
+		return nil
+	}
+	if p, err := carryOut(j.opt); p != nil || err != nil {
+		return err // it is put on the record before anything else is looked at
+	}
+	why, err := os.ReadFile(filepath.Join(j.opt.Dir, suspectFile))
+	j.stateSpoilt = string(why) == stateSuspect
+	if err == nil || j.opt.verify {
+		j.verified = true
+		return makeWhole(j.opt, j.keys)
+	}
+	return nil
+}
+
+// load recovers the state from the files.
+func (j *Journal) load() error {
+	if err := j.recover(); err != nil {
+		return err
+	}
+	return j.openParked()
+}
+
+// newJournal makes a journal that has opened nothing yet.
+func newJournal(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
 		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]bool),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
@@ -296,24 +375,8 @@ func prepareOpen(o Options, readOnly bool) (_ *Journal, err error) {
 	for i := range j.slots {
 		j.slots[i] = make(chan struct{}, 1)
 	}
+	j.led.lost = &j.lost
 	if j.keys, err = newKeyring(o.Keys); err != nil {
-		return nil, err
-	}
-	if _, err := readFormat(o.Dir); err != nil {
-		return nil, err
-	}
-	err = j.lockDir()
-	if err == nil && !readOnly {
-		err = j.raiseFormat()
-	}
-	if err == nil {
-		err = j.recover()
-	}
-	if err == nil {
-		err = j.openParked()
-	}
-	if err != nil {
-		j.release()
 		return nil, err
 	}
 	return j, nil
@@ -338,7 +401,11 @@ func (j *Journal) start() error {
 		if err := j.commit([]*batch{first}, first.size); err != nil {
 			return err
 		}
-	} else {
+	}
+	if err := j.reportRepair(); err != nil {
+		return err
+	}
+	if opened.Event == "journal opened" {
 		j.Append([]*gateway.Entry{j.eventEntry(opened)}, func(uint64, error) {})
 	}
 	j.unparkDue.Store(true)

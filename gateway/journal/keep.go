@@ -1,9 +1,12 @@
 package journal
 
 import (
+	"errors"
 	"maps"
 	"math/bits"
 	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -16,6 +19,7 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 	}
 	f := follower{j: j, led: newLedger(), b: &base{Version: baseVersion, Changes: slices.Clone(old.Changes)}, age: archiveAge{newest: old.Newest, provision: old.Provision}}
 	f.led.restore(old.state())
+	f.led.lost = &j.lost
 	f.checkpoint = old.Checkpoint
 	err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
 		if size <= a.Next && size > f.checkpoint.Size {
@@ -34,6 +38,9 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 		return nil, f.wrong
 	}
 	b := f.b
+	if f.led.tree.size != a.Next { // the end of the archive is lost, and the tree is known from a larger size on only
+		return nil, &ErrRecord{a.Next, "has no known tree in front of it"}
+	}
 	f.led.states.prune(f.led.tree.size)
 	b.snapshot, b.States = *f.led.snapshot(), f.led.states.all()
 	b.Checkpoint, b.Newest, b.Provision = f.checkpoint, f.age.newest, f.age.provision
@@ -64,7 +71,7 @@ type follower struct {
 }
 
 func (f *follower) record(seq uint64, record []byte) error {
-	err := f.led.apply(record, &f.r, f.j.between, func(n uint64, h [32]byte) {
+	err := f.led.apply(seq, record, &f.r, f.j.between, func(n uint64, h [32]byte) {
 		if stored, ok := f.j.storedRoot(n); ok && stored != h {
 			f.wrong = &ErrRecord{seq, "does not lead to the stored hash"}
 		}
@@ -110,28 +117,61 @@ func (f *follower) keepOpen() error {
 // the checkpoint that is kept and those between, and those beside the change records that are kept.
 func (f *follower) keepNodes() error {
 	b := f.b
-	want := make(map[nodeID]bool)
-	between(0, b.Next, want)
-	between(0, b.Checkpoint.Size, want)
-	between(b.Checkpoint.Size, b.Next, want)
-	for _, k := range b.Changes {
-		want[nodeID{0, k.Seq}] = true
-		for level := 0; k.Seq>>level<<level > 0 || 1<<level < b.Next; level++ {
-			if n := k.Seq>>level ^ 1; (n+1)<<level <= b.Next {
-				want[nodeID{level, n}] = true
+	want := make(map[nodeID]tlog.Hash)
+	at, top := uint64(0), make(map[nodeID]bool)
+	between(0, b.Next, top)
+	for _, h := range b.Tree { // what it consists of, whatever was lost below
+		for level := 63; level >= 0; level-- {
+			if id := (nodeID{level, at >> level}); top[id] && at>>level<<level == at && b.Next-at >= 1<<level {
+				want[id] = h
+				at += 1 << level
+				break
 			}
 		}
 	}
-	for id := range want {
-		h, err := f.j.subtree(id.level, id.n)
-		if err != nil {
+	older := make(map[nodeID]bool)
+	between(0, b.Checkpoint.Size, older)
+	between(b.Checkpoint.Size, b.Next, older)
+	if err := f.known(older, want); errors.Is(err, errLostLeaf) {
+		b.Checkpoint = Checkpoint{} // it cannot be led to what is here: records between are lost
+	} else if err != nil {
+		return err
+	}
+	var changes []kept
+	for _, k := range b.Changes {
+		beside := map[nodeID]bool{{0, k.Seq}: true}
+		for level := 0; k.Seq>>level<<level > 0 || 1<<level < b.Next; level++ {
+			if n := k.Seq>>level ^ 1; (n+1)<<level <= b.Next {
+				beside[nodeID{level, n}] = true
+			}
+		}
+		if err := f.known(beside, want); err == nil {
+			changes = append(changes, k)
+		} else if !errors.Is(err, errLostLeaf) {
 			return err
 		}
+	}
+	b.Changes = changes
+	for id, h := range want {
 		b.Nodes = append(b.Nodes, node{id.level, id.n, h})
 	}
 	slices.SortFunc(b.Nodes, func(x, y node) int {
 		return slices.Compare([]uint64{uint64(x.Level), x.N}, []uint64{uint64(y.Level), y.N})
 	})
+	return nil
+}
+
+// known adds the hashes of all these nodes, or, with an error, of none.
+func (f *follower) known(list map[nodeID]bool, to map[nodeID]tlog.Hash) error {
+	found := make(map[nodeID]tlog.Hash, len(list))
+	for id := range list {
+		h, err := f.j.subtree(id.level, id.n)
+		if err != nil {
+			return err
+		}
+		found[id] = h
+	}
+	maps.Copy(to, found)
 	return nil
 }
 

@@ -21,6 +21,9 @@ type ledger struct {
 	tally  []*counts               // by number of the source
 	dead   map[uint64]*deadMessage // messages that a cloud refused, by seq of their decision
 	again  map[uint64]uint64       // seq of a release that lets a dead message wait again → seq of the decision
+	lost   *losses                 // nil: nothing is lost
+	next   uint64                  // seq behind the newest record
+	loose  bool                    // records were lost since the counters were stated: not all that they settled is known
 }
 
 func newLedger() ledger {
@@ -110,6 +113,9 @@ func (l *ledger) whole(seq uint64, d *decision) gateway.State {
 	if d.holds != 0 {
 		st = gateway.Held
 	}
+	if l.lost != nil && d.holds != 0 && d.holds&^l.lost.body(seq).Holds == 0 {
+		st = gateway.Dropped
+	}
 	for set := d.waits; set != 0; set &= set - 1 {
 		if of := l.stateOf(bits.TrailingZeros32(uint32(set)), seq); of != gateway.NoState {
 			st = min(st, of)
@@ -161,6 +167,9 @@ func (l *ledger) settle(u int, seq uint64, d *decision, st gateway.State) {
 func (l *ledger) retry(u int, seq, origin uint64) error {
 	m := l.dead[origin]
 	if m == nil || m.state[u] != gateway.Dead {
+		if l.loose {
+			return nil // that it was refused is lost, and it waits under its own seq
+		}
 		return errors.New("message is not dead there")
 	}
 	*l.totals.Of(l.whole(origin, &m.decision))--
@@ -225,10 +234,10 @@ func (s *scope) detail() []byte {
 // entriesBetween calls fn for every record from first to last.
 type entriesBetween func(first, last uint64, fn func(seq uint64, r *gateway.Record) error) error
 
-// apply feeds the ledger with the record at tree.size. A root that the record completes is handed to root, a message that
+// apply feeds the ledger with record seq, the one at tree.size or behind what is lost. A root that the record completes is handed to root, a message that
 // it settles to settled; both may be nil.
-func (l *ledger) apply(record []byte, r *gateway.Record, between entriesBetween, root func(n uint64, h [32]byte), settled func(u int, seq uint64)) error {
-	seq := l.tree.size
+func (l *ledger) apply(seq uint64, record []byte, r *gateway.Record, between entriesBetween, root func(n uint64, h [32]byte), settled func(u int, seq uint64)) error {
+	l.follow(seq)
 	if err := gateway.DecodeRecord(record, r); err != nil {
 		return fmt.Errorf("decode record %d: %w", seq, err)
 	}
@@ -243,14 +252,28 @@ func (l *ledger) apply(record []byte, r *gateway.Record, between entriesBetween,
 		if r.State == gateway.Waiting {
 			err = l.retry(int(r.Uplink), seq, r.First)
 		}
+	case gateway.EventRecord:
+		err = l.event(r.Detail)
 	}
 	if err != nil {
 		return fmt.Errorf("record %d: %w", seq, err)
+	}
+	if l.tree.size > seq {
+		return nil // the tree is known from a larger size on only
 	}
 	if h, complete := l.tree.push(leafHash(record)); complete && root != nil {
 		root(seq>>rootLevel, h)
 	}
 	return nil
+}
+
+// follow passes what is lost in front of record seq.
+func (l *ledger) follow(seq uint64) {
+	if l.lost != nil {
+		l.lost.pass(&l.tree, seq)
+		l.loose = l.loose || l.lost.between(l.next, seq)
+	}
+	l.next = seq + 1
 }
 
 // applySettlement settles what a delivery or expiry record covers.
@@ -301,7 +324,7 @@ func (l *ledger) applySettlement(seq uint64, r *gateway.Record, between entriesB
 	if err != nil {
 		return err
 	}
-	if n != count {
+	if n != count && !l.loose && (n > count || l.lost == nil || !l.lost.between(first, last)) {
 		return fmt.Errorf("settlement counts %d messages, the decisions %d", count, n)
 	}
 	return nil

@@ -37,6 +37,10 @@ func (j *Journal) Records(from uint64, fn func(seq uint64, record []byte) error)
 			if next := j.Trimmed(); at < next {
 				return &ErrTrimmed{next}
 			}
+			if h := j.holeAt(at); h != nil {
+				at = h.Next
+				continue
+			}
 			if end := j.end(); at < end {
 				return &ErrRecord{at, "is missing"}
 			}
@@ -71,7 +75,14 @@ func (j *Journal) container(at uint64) (*archiveMeta, *segment, uint64) {
 	return nil, nil, 0
 }
 
-// end returns the seq behind the last record of all containers.
+// holeAt returns the hole that seq is in, nil when it is in none.
+func (j *Journal) holeAt(seq uint64) *hole {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.lost.at(seq)
+}
+
+// end returns the seq behind the last record of all containers, or that is lost.
 func (j *Journal) end() (end uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -83,6 +94,9 @@ func (j *Journal) end() (end uint64) {
 	}
 	for _, a := range j.archives {
 		end = max(end, a.Next)
+	}
+	for _, h := range j.lost.Holes {
+		end = max(end, h.Next)
 	}
 	return end
 }

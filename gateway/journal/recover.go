@@ -35,6 +35,9 @@ func (j *Journal) recover() error {
 	if err != nil {
 		return err
 	}
+	if j.lost, err = readLosses(j.opt.Dir); err != nil {
+		return err
+	}
 	if err := j.findArchives(); err != nil {
 		return err
 	}
@@ -54,6 +57,7 @@ func (j *Journal) recover() error {
 	if err := j.follow(); err != nil {
 		return err
 	}
+	j.lost.pass(&j.led.tree, j.end())
 	if snap == nil {
 		snap = new(snapshot)
 	}
@@ -86,7 +90,7 @@ func (j *Journal) follow() error {
 	}
 	var r gateway.Record
 	err = j.Records(from, func(seq uint64, record []byte) error {
-		err := j.led.apply(record, &r, j.between, func(n uint64, h [32]byte) { j.roots[n] = h },
+		err := j.led.apply(seq, record, &r, j.between, func(n uint64, h [32]byte) { j.roots[n] = h },
 			func(_ int, seq uint64) {
 				if s := j.segmentOf(seq); s != nil {
 					touched[s] = true
@@ -150,7 +154,10 @@ func (j *Journal) findArchives() error {
 	for _, first := range firsts {
 		a, err := readArchiveMeta(filepath.Join(dir, archiveName(first)), j.keys)
 		if err != nil {
-			return err
+			return j.archiveDamage(err, filepath.Join(dir, archiveName(first)), first, 0)
+		}
+		if a.First != first {
+			return fmt.Errorf("read %s: %w", archiveName(first), errArchive)
 		}
 		j.archives = append(j.archives, a)
 	}
@@ -191,13 +198,14 @@ func (j *Journal) findSegments(snap *snapshot) error {
 	}
 	for i, first := range firsts {
 		s := newSegment(j.opt.Dir, first)
-		next, err := j.files.lastSeq(s)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", segmentName(first), err)
+		archived := slices.ContainsFunc(j.archives, func(a archiveMeta) bool { return a.First == first }) || first < j.Trimmed()
+		next := first
+		if !archived {
+			if next, err = j.openable(s, j.limitOf(first, firsts[i+1:])); err != nil {
+				return fmt.Errorf("read %s: %w", segmentName(first), err)
+			}
 		}
-		next = min(next, j.limitOf(first, firsts[i+1:]))
-		archived := slices.ContainsFunc(j.archives, func(a archiveMeta) bool { return a.First == first })
-		if archived || next <= first || first < j.Trimmed() { // drained before a crash, or nothing committed: the file goes
+		if archived || next <= first { // drained before a crash, or nothing committed: the file goes
 			j.files.drop(s)
 			if err := j.removeLeftover(s.path); err != nil {
 				return err
@@ -206,6 +214,7 @@ func (j *Journal) findSegments(snap *snapshot) error {
 		}
 		if m, ok := known[first]; ok && m.Next <= next {
 			s.segmentMeta = m
+			s.Damaged = m.Damaged && !j.verified
 			if s.Waits == nil {
 				s.Waits = make(map[int]*[lanes]waitStat)
 			}
@@ -253,9 +262,7 @@ func (j *Journal) recount(s *segment) error {
 		default:
 			h, ok := parseHeader(v)
 			if !ok {
-				s.Damaged = true
-				j.opt.Log.Error("journal has a damaged body", "err", &ErrCorrupt{seq, int(k[8] - 1)})
-				return nil
+				return &ErrCorrupt{seq, int(k[8] - 1)}
 			}
 			s.addBody(seq, &h, len(v), j.led.dead[seq] != nil, func(u int) gateway.State { return j.led.states.get(u, seq) })
 		}

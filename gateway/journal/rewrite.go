@@ -115,9 +115,31 @@ func (j *Journal) copySegment(s *segment) (_ *segment, err error) {
 		err = c.flush()
 	}
 	if err == nil {
+		err = j.copyTrees(s, db)
+	}
+	if err == nil {
 		err = guard(db.Sync)
 	}
 	return n, err
+}
+
+// copyTrees copies the trees that stand beside the entries.
+func (j *Journal) copyTrees(s *segment, to *bbolt.DB) error {
+	list, err := j.files.trees(s)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return guard(func() error {
+		return to.Update(func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(bucketTrees)
+			for i := range list {
+				if err == nil {
+					err = b.Put(list[i].encode())
+				}
+			}
+			return err
+		})
+	})
 }
 
 // waitsFor reports whether entry seq waits for one of the uplinks.

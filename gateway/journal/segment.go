@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -94,6 +96,11 @@ func ensureBolt(path string, open func(string, int, os.FileMode) (*os.File, erro
 func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (db *bbolt.DB, err error) {
 	var file *os.File
 	o.FreelistType, o.NoStatistics, o.Timeout = bbolt.FreelistMapType, true, 2*time.Second
+	if !o.ReadOnly {
+		if err := freeListFits(path); err != nil {
+			return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+		}
+	}
 	o.OpenFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
 		f, err := open(name, flag, perm)
 		file = f
@@ -105,13 +112,12 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 	})
 	var d *damaged
 	if errors.As(err, &d) && file != nil {
+		syscall.Flock(int(file.Fd()), syscall.LOCK_UN) // bbolt's mapping, which nobody can end, would keep it
 		file.Close()
 	}
-	for _, known := range []error{bolterrors.ErrInvalid, bolterrors.ErrVersionMismatch, bolterrors.ErrChecksum} {
-		if errors.Is(err, known) {
-			err = errors.Join(errBolt, err)
-			break
-		}
+	var refused syscall.Errno // by the file system; all else bbolt says of what stands in the file
+	if err != nil && file != nil && !errors.As(err, &d) && !errors.As(err, &refused) && !errors.Is(err, bolterrors.ErrTimeout) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
+		err = errors.Join(errBolt, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
@@ -286,6 +292,14 @@ func (h *handles) drop(s *segment) {
 		closeBolt(s.db)
 		s.db = nil
 	}
+}
+
+// close closes s, which nobody reads, until it is acquired again.
+func (h *handles) close(s *segment) {
+	h.drop(s)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.gone = false
 }
 
 // leak keeps the file of s open for good: bbolt panicked while it wrote, and closing might wait for its own lock.

@@ -1,12 +1,16 @@
 package journal
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,6 +33,7 @@ var (
 	bucketRoots    = []byte("roots")
 	bucketStates   = []byte("states")
 	keyNewest      = []byte("newest")
+	keySum         = []byte("sum") // of the newest snapshot and its states, see snapshotSum
 )
 
 // names numbers sources and uplinks for ever.
@@ -207,6 +212,9 @@ func (j *Journal) openState() (*snapshot, error) {
 		return nil, nil
 	}
 	snap, err := j.readState(path)
+	if err == nil && !j.readOnly {
+		err = j.tryState()
+	}
 	if err == nil {
 		return snap, nil
 	}
@@ -216,10 +224,50 @@ func (j *Journal) openState() (*snapshot, error) {
 	if j.readOnly {
 		return nil, nil
 	}
-	if err := os.Rename(path, fmt.Sprintf("%s.damaged-%d", path, time.Now().Unix())); err != nil {
+	if err := j.setStateAside(); err != nil {
 		return nil, err
 	}
 	return j.readState(path)
+}
+
+// stateSuspect is the content of suspectFile when state.bolt could be read and not be written.
+const stateSuspect = "state"
+
+// tryState returns an error of damage when state.bolt can be read and not be written: a damaged page may show only then.
+func (j *Journal) tryState() error {
+	if j.stateSpoilt {
+		return &damaged{"it could not be written"}
+	}
+	err := j.state.update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{[]byte(kindSource), []byte(kindUplink), bucketRoots, bucketStates, bucketSnapshot, bucketTrimmed} {
+			b, err := tx.CreateBucketIfNotExists(name)
+			if err != nil {
+				return &damaged{err}
+			}
+			probe := []byte("probe")
+			if err := errors.Join(b.Put(probe, probe), b.Delete(probe)); err != nil {
+				return &damaged{err}
+			}
+		}
+		return nil
+	})
+	if isDamage(err) {
+		return err
+	}
+	return nil // a disk that is full is not the file's fault
+}
+
+// setStateAside moves state.bolt to the damaged files.
+func (j *Journal) setStateAside() error {
+	if err := os.MkdirAll(filepath.Join(j.opt.Dir, damagedDir), 0o700); err != nil {
+		return err
+	}
+	aside := asideName(j.opt.Dir, stateFile, time.Now())
+	if err := os.Rename(filepath.Join(j.opt.Dir, stateFile), filepath.Join(j.opt.Dir, aside)); err != nil {
+		return err
+	}
+	j.repaired = append(j.repaired, SetAside{File: stateFile, Aside: aside})
+	return syncFolders(j.opt.Dir)
 }
 
 func (j *Journal) readState(path string) (snap *snapshot, err error) {
@@ -253,6 +301,9 @@ func (j *Journal) readState(path string) (snap *snapshot, err error) {
 			b := tx.Bucket(bucketSnapshot)
 			if b == nil || b.Get(keyNewest) == nil {
 				return nil
+			}
+			if sum := b.Get(keySum); sum != nil && !bytes.Equal(sum, snapshotSum(tx, b.Get(keyNewest))) {
+				return &damaged{"the snapshot does not have its sum"}
 			}
 			snap = new(snapshot)
 			if err := json.Unmarshal(b.Get(keyNewest), snap); err != nil {
@@ -295,6 +346,20 @@ func (s *snapshot) readStates(b *bbolt.Bucket) error {
 		}
 		return nil
 	})
+}
+
+// snapshotSum returns the SHA-256 of a snapshot's text and of keys and values of the states that belong to it.
+func snapshotSum(tx *bbolt.Tx, text []byte) []byte {
+	h := sha256.New()
+	h.Write(text)
+	if b := tx.Bucket(bucketStates); b != nil {
+		b.ForEach(func(k, v []byte) error {
+			h.Write(k)
+			h.Write(v)
+			return nil
+		})
+	}
+	return h.Sum(nil)
 }
 
 // putStates stores what changed of the states.
@@ -344,17 +409,25 @@ func (l *ledger) snapshot() *snapshot {
 	l.each(func(source uint16, u int, g gateway.Grade, st gateway.State, n uint64) {
 		s.Tally = append(s.Tally, tallyRow{source, u, g, st, n})
 	})
-	for seq, m := range l.dead {
-		row := deadRow{Seq: seq, Source: m.source, Grade: m.grade, Waits: m.waits, Holds: m.holds, Blocks: m.blocks, Priorities: m.priorities, States: m.state[:]}
+	s.Dead = l.deadRows()
+	return s
+}
+
+// deadRows lists the messages that are dead or were and wait again, by seq.
+func (l *ledger) deadRows() (rows []deadRow) {
+	for _, seq := range slices.Sorted(maps.Keys(l.dead)) {
+		m := l.dead[seq]
+		row := deadRow{Seq: seq, Source: m.source, Grade: m.grade, Waits: m.waits, Holds: m.holds, Blocks: m.blocks, Priorities: m.priorities}
 		for again, origin := range l.again {
 			if origin == seq {
 				row.Again = append(row.Again, again)
 			}
 		}
 		row.States = append([]gateway.State(nil), m.state[:]...)
-		s.Dead = append(s.Dead, row)
+		slices.Sort(row.Again)
+		rows = append(rows, row)
 	}
-	return s
+	return rows
 }
 
 // saveState makes the state of the last commit durable in state.bolt.
@@ -380,8 +453,14 @@ func (j *Journal) saveState() error {
 		if b, err = tx.CreateBucketIfNotExists(bucketSnapshot); err != nil {
 			return err
 		}
+		if err := b.Put(keySum, snapshotSum(tx, text)); err != nil {
+			return err
+		}
 		return b.Put(keyNewest, text)
 	})
+	if isDamage(err) {
+		os.WriteFile(filepath.Join(j.opt.Dir, suspectFile), []byte(stateSuspect), 0o600)
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err != nil {
@@ -418,7 +497,7 @@ func (j *Journal) storedRoot(n uint64) (h tlog.Hash, ok bool) {
 
 // restore starts the ledger from a snapshot.
 func (l *ledger) restore(s *snapshot) {
-	l.tree = compact{s.Next, s.Tree}
+	l.tree, l.next = compact{s.Next, s.Tree}, s.Next
 	l.totals = s.Totals
 	for _, r := range s.Tally {
 		if r.Uplink >= 0 && r.Uplink < gateway.MaxUplinks && r.Grade <= gateway.Core && r.State <= gateway.Received {
@@ -426,7 +505,11 @@ func (l *ledger) restore(s *snapshot) {
 		}
 	}
 	l.states.chunks = s.states
-	for _, r := range s.Dead {
+	l.restoreDead(s.Dead)
+}
+
+func (l *ledger) restoreDead(rows []deadRow) {
+	for _, r := range rows {
 		m := &deadMessage{decision: decision{r.Source, r.Grade, r.Waits, r.Holds, r.Blocks, r.Priorities}}
 		copy(m.state[:], r.States)
 		l.dead[r.Seq] = m

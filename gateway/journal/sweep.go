@@ -108,6 +108,7 @@ func (j *Journal) sweepOnce() error {
 			j.mu.Lock()
 			s.Damaged = true
 			j.mu.Unlock()
+			j.suspect()
 		} else if err != nil {
 			return err
 		}
@@ -232,12 +233,15 @@ func (j *Journal) openParked() (err error) {
 }
 
 // eachParked calls fn for the records and bodies in parked.bolt, in order.
-func (j *Journal) eachParked(fn func(key, value []byte) error) error {
-	if j.parked == nil {
+func (j *Journal) eachParked(fn func(key, value []byte) error) error { return eachEntry(j.parked, fn) }
+
+// eachEntry calls fn for the entries of a bbolt file, in order.
+func eachEntry(db *bbolt.DB, fn func(key, value []byte) error) error {
+	if db == nil {
 		return nil
 	}
 	return guard(func() error {
-		return j.parked.View(func(tx *bbolt.Tx) error {
+		return db.View(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(entries)
 			if b == nil {
 				return nil

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/bits"
 
@@ -45,6 +46,16 @@ func (c *compact) push(leaf tlog.Hash) (root tlog.Hash, complete bool) {
 	return root, complete
 }
 
+// pushRoot appends a whole subtree of 256 leaves; the size is a multiple of that.
+func (c *compact) pushRoot(h tlog.Hash) {
+	for range bits.TrailingZeros64(^(c.size >> rootLevel)) {
+		h = tlog.NodeHash(c.roots[len(c.roots)-1], h)
+		c.roots = c.roots[:len(c.roots)-1]
+	}
+	c.roots = append(c.roots, h)
+	c.size += blockLen
+}
+
 // root returns the tree hash; for an empty tree the hash of nothing. [RFC 6962 §2.1]
 func (c *compact) root() tlog.Hash {
 	if len(c.roots) == 0 {
@@ -81,6 +92,9 @@ func (j *Journal) subtree(level int, n uint64) (tlog.Hash, error) {
 	if level > 62 || (n+1)<<level > j.Size() {
 		return tlog.Hash{}, fmt.Errorf("subtree is not complete")
 	}
+	if h, ok := j.holeRoot(level, n); ok {
+		return h, nil
+	}
 	if b := j.trimmedBase(); b != nil && n<<level < b.Next {
 		if h, ok := b.node(level, n); ok {
 			return h, nil
@@ -115,6 +129,9 @@ func (j *Journal) subtree(level int, n uint64) (tlog.Hash, error) {
 func (j *Journal) leaves(first, end uint64) (tlog.Hash, error) {
 	var c compact
 	err := j.Records(first, func(seq uint64, record []byte) error {
+		if seq != first+c.size {
+			return errLostLeaf
+		}
 		c.push(leafHash(record))
 		if seq+1 == end {
 			return errStop
@@ -128,6 +145,28 @@ func (j *Journal) leaves(first, end uint64) (tlog.Hash, error) {
 		return tlog.Hash{}, fmt.Errorf("records end early")
 	}
 	return c.root(), nil
+}
+
+// errLostLeaf is for a proof that needs the hash of a record that is lost.
+var errLostLeaf = errors.New("records of the subtree are lost")
+
+// holeRoot returns the root of a subtree that was stored beside lost records.
+func (j *Journal) holeRoot(level int, n uint64) (tlog.Hash, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.lost.root(level, n)
+}
+
+// Resume returns the size from which the tree is known again when the record at seq comes next, the tree ended in front
+// of it and what lies between is lost; and the roots of its complete subtrees, largest first.
+func (j *Journal) Resume(tree, seq uint64) (size uint64, roots []tlog.Hash, ok bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	t := compact{size: tree}
+	if j.lost.pass(&t, seq); t.size < seq {
+		return 0, nil, false
+	}
+	return t.size, t.roots, true
 }
 
 // Size returns the number of records committed, which is the next seq.

@@ -177,6 +177,9 @@ func (j *Journal) oldestArchive() *archiveMeta {
 	first := j.Trimmed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	for h := j.lost.at(first); h != nil; h = j.lost.at(first) { // what is lost holds nothing up
+		first = h.Next
+	}
 	for i := range j.archives {
 		if a := j.archives[i]; a.First == first && a.Next != j.damagedNext {
 			return &a
