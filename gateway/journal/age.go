@@ -147,6 +147,9 @@ func (j *Journal) ageOf(m *archiveMeta) (archiveAge, error) {
 	if b := j.trimmedBase(); b != nil {
 		a.newest, a.provision = b.Newest, b.Provision
 	}
+	if f := j.frontAge; f.next == m.First { // it goes together with the one in front of it
+		a.newest, a.provision = max(a.newest, f.newest), max(a.provision, f.provision)
+	}
 	var r gateway.Record
 	at := m.First
 	err := archiveRecords(m, j.keys, &at, func(seq uint64, record []byte) error {

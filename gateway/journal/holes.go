@@ -134,6 +134,11 @@ func (l *losses) pass(t *compact, seq uint64) {
 	}
 }
 
+// knows reports whether the tree of a size is known, as far as lost records go.
+func (l *losses) knows(size uint64) bool {
+	return !slices.ContainsFunc(l.Holes, func(h hole) bool { return !h.Filled && h.First < size && size < h.Resume })
+}
+
 // root returns the root of the complete subtree n of a level, when a tree behind a hole has it.
 func (l *losses) root(level int, n uint64) (tlog.Hash, bool) {
 	for i := range l.Holes {

@@ -11,8 +11,8 @@ import (
 	"github.com/sluice-edge/sluice/gateway"
 )
 
-// baseBehind makes what is kept when the records here begin behind archive a, by letting a ledger follow it.
-func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
+// baseBehind makes what is kept when the records here begin behind the oldest archives, by letting a ledger follow them.
+func (j *Journal) baseBehind(list []archiveMeta) (*base, error) {
 	old := j.trimmedBase()
 	if old == nil {
 		old = &base{Names: map[string][]string{}}
@@ -21,25 +21,29 @@ func (j *Journal) baseBehind(a *archiveMeta) (*base, error) {
 	f.led.restore(old.state())
 	f.led.lost = &j.lost
 	f.checkpoint = old.Checkpoint
-	err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
-		if size <= a.Next && size > f.checkpoint.Size {
-			f.checkpoint = Checkpoint{Size: size, Text: slices.Clone(text)}
+	next := list[len(list)-1].Next
+	for i := range list {
+		a := &list[i]
+		err := archiveCheckpoints(a, j.keys, func(size uint64, text []byte) error {
+			if size <= a.Next && size > f.checkpoint.Size && j.lost.knows(size) {
+				f.checkpoint = Checkpoint{Size: size, Text: slices.Clone(text)}
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	at := a.First
-	if err := archiveRecords(a, j.keys, &at, f.record); err != nil {
-		return nil, err
+		at := a.First
+		if err := archiveRecords(a, j.keys, &at, f.record); err != nil {
+			return nil, err
+		}
 	}
 	if f.wrong != nil {
 		return nil, f.wrong
 	}
 	b := f.b
-	if f.led.tree.size != a.Next { // the end of the archive is lost, and the tree is known from a larger size on only
-		return nil, &ErrRecord{a.Next, "has no known tree in front of it"}
+	if f.led.tree.size != next {
+		return nil, &ErrRecord{next, "has no known tree in front of it"}
 	}
 	f.led.states.prune(f.led.tree.size)
 	b.snapshot, b.States = *f.led.snapshot(), f.led.states.all()

@@ -141,51 +141,64 @@ func (j *Journal) trimOnce() error {
 	}
 	now, steady := j.lookAtClocks(closing)
 	for {
-		a := j.oldestArchive()
-		if a == nil {
+		list := j.oldestArchives()
+		if len(list) == 0 {
 			return nil
 		}
-		var t *trimming
-		err := j.noteAge(a)
-		if err == nil {
-			t, err = j.mayGo(a, now.UnixMilli(), steady)
+		going, err := j.mayAllGo(list, now.UnixMilli(), steady)
+		if err == nil && going {
+			err = j.trim(list)
 		}
 		if isDamage(err) {
 			j.opt.Log.Error("archive is damaged and is kept", slog.Any("err", err))
-			j.damagedNext = a.Next
+			j.suspect()
+			j.damagedNext = list[len(list)-1].Next
 			return nil
 		}
-		if err != nil || t == nil {
-			return err
-		}
-		if j.announced.Load() != a.Next {
-			j.announce(t)
-			return nil
-		}
-		if err := j.trim(a); isDamage(err) {
-			j.opt.Log.Error("archive is damaged and is kept", slog.Any("err", err))
-			j.damagedNext = a.Next
-			return nil
-		} else if err != nil {
+		if err != nil || !going {
 			return err
 		}
 	}
 }
 
-// oldestArchive returns the archive with which the records here begin.
-func (j *Journal) oldestArchive() *archiveMeta {
+// mayAllGo decides about archives that go together, and announces the next one of them.
+func (j *Journal) mayAllGo(list []archiveMeta, now int64, steady bool) (bool, error) {
+	for i := range list {
+		a := &list[i]
+		if err := j.noteAge(a); err != nil {
+			return false, err
+		}
+		t, err := j.mayGo(a, now, steady)
+		if err != nil || t == nil {
+			return false, err
+		}
+		if j.announced.Load() < a.Next {
+			j.announce(t)
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// oldestArchives returns the archive with which the records here begin; where records behind it are lost and the tree is
+// not known at its end, with those that follow, up to one at whose end it is.
+func (j *Journal) oldestArchives() (list []archiveMeta) {
 	first := j.Trimmed()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for h := j.lost.at(first); h != nil; h = j.lost.at(first) { // what is lost holds nothing up
-		first = h.Next
-	}
-	for i := range j.archives {
-		if a := j.archives[i]; a.First == first && a.Next != j.damagedNext {
-			return &a
+	for {
+		for h := j.lost.at(first); h != nil; h = j.lost.at(first) { // what is lost holds nothing up
+			first = h.Next
+		}
+		i := slices.IndexFunc(j.archives, func(a archiveMeta) bool { return a.First == first })
+		if i < 0 || j.archives[i].Next == j.damagedNext {
+			return nil
+		}
+		list = append(list, j.archives[i])
+		if first = j.archives[i].Next; j.lost.knows(first) {
+			return list
 		}
 	}
-	return nil
 }
 
 // trimming is the event of an archive that goes.
@@ -205,7 +218,7 @@ func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, erro
 	shipped := j.receipts[a.First]
 	j.mu.Unlock()
 	shipped = shipped && j.opt.Receipt != nil
-	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize) || j.announced.Load() == a.Next
+	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize) || j.announced.Load() >= a.Next
 	var old bool
 	if steady && !(shipped && room) {
 		var err error
@@ -271,11 +284,11 @@ func (j *Journal) announce(t *trimming) {
 	})
 }
 
-// trim takes the oldest archive off the log. That it goes is on the log already. A crash between any two of its steps
-// leaves the archive, or what is kept of it, or both; Open then goes on with what is kept.
-func (j *Journal) trim(a *archiveMeta) error {
+// trim takes the oldest archives off the log, mostly one. That they go is on the log already. A crash between any two of
+// its steps leaves the archives, or what is kept of them, or both; Open then goes on with what is kept.
+func (j *Journal) trim(list []archiveMeta) error {
 	j.opt.step("keep") // 1. what is kept of the records
-	b, err := j.baseBehind(a)
+	b, err := j.baseBehind(list)
 	if err != nil {
 		return err
 	}
@@ -289,11 +302,13 @@ func (j *Journal) trim(a *archiveMeta) error {
 	j.opt.step("forget") // 2. from here on everybody begins behind them
 	j.mu.Lock()
 	j.base = b
-	j.archives = slices.DeleteFunc(slices.Clone(j.archives), func(o archiveMeta) bool { return o.First == a.First })
-	delete(j.receipts, a.First)
+	j.archives = slices.DeleteFunc(slices.Clone(j.archives), func(o archiveMeta) bool { return o.First < b.Next })
+	for _, a := range list {
+		delete(j.receipts, a.First)
+		j.recordBytes.Add(-a.Bytes)
+		j.leftover = append(j.leftover, a.path, j.archivePath(receiptName(a.First)))
+	}
 	j.mu.Unlock()
-	j.recordBytes.Add(-a.Bytes)
-	j.leftover = append(j.leftover, a.path, j.archivePath(receiptName(a.First)))
 	j.opt.step("roots") // 3. their roots, and a second copy of what is kept
 	if err := j.dropRoots(b.Next, sealed); err != nil {
 		return err
