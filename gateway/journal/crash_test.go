@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		crashChild(spec)
 		return
 	}
+	if spec := os.Getenv(repairEnv); spec != "" {
+		repairChild(spec)
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -175,7 +177,14 @@ func (m *model) reopen() {
 	if m.rng.IntN(2) == 0 {
 		mustCheck(m.t, m.o.Dir)
 	}
-	m.j = openTest(m.t, m.o)
+	o := m.o
+	o.verify = m.rng.IntN(2) == 0
+	if m.rng.IntN(4) == 0 {
+		os.Remove(filepath.Join(o.Dir, stateFile))
+	}
+	if m.j = openTest(m.t, o); len(m.j.repaired) > 0 {
+		m.t.Fatalf("nothing is damaged, and %+v was repaired", m.j.repaired)
+	}
 }
 
 func (m *model) compare() {
