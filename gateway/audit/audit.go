@@ -18,6 +18,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -47,16 +48,24 @@ type Trimmed interface {
 	Kept(seq uint64) []byte
 }
 
+// Resumer is a Log in which records may be lost, as the log itself then says. Resume returns the size from which the
+// tree is known again when the record at seq comes next and the tree ended in front of it, and the roots of its complete
+// subtrees, largest first. A checkpoint of that size or a later one proves them right.
+type Resumer interface {
+	Resume(tree, seq uint64) (size uint64, roots []tlog.Hash, ok bool)
+}
+
 // maxErrors bounds the errors that a report lists; the rest are counted.
 const maxErrors = 100
 
 // Report is what Verify found. The fields are those of `audit verify --json`.
 type Report struct {
 	OK         bool   `json:"ok"`
-	Records    uint64 `json:"records"`    // decision records
-	TreeSize   uint64 `json:"tree_size"`  // all records
-	Checkpoint string `json:"checkpoint"` // signed text of the newest valid one, empty when there is none
-	Unsigned   uint64 `json:"unsigned"`   // records behind it
+	Records    uint64 `json:"records"`                // decision records
+	TreeSize   uint64 `json:"tree_size"`              // all records
+	Checkpoint string `json:"checkpoint"`             // signed text of the newest valid one, empty when there is none
+	Unsigned   uint64 `json:"unsigned"`               // records behind it
+	Lost       uint64 `json:"lost_records,omitempty"` // to damage, each named by an event of the log
 
 	// Of a log that begins behind record 0: its first record, and the hash of the tree over all before it, hexadecimal.
 	Trimmed     uint64 `json:"trimmed,omitempty"`
@@ -151,6 +160,7 @@ func (b beginning) Checkpoints(fn func(uint64, []byte) error) error {
 func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, *compact, error) {
 	r := &Report{OK: true, Errors: []string{}}
 	v := verification{report: r, sets: make(map[uint64]bool)}
+	v.resume, _ = log.(Resumer)
 	if t, ok := log.(Trimmed); ok {
 		v.start(t)
 	}
@@ -168,6 +178,7 @@ func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, *c
 	if err != nil {
 		r.Add("read log: %v", err)
 	}
+	v.end()
 	r.TreeSize = v.tree.size
 	r.Unsigned = r.TreeSize - min(v.signed, r.TreeSize)
 	for _, s := range v.statements {
@@ -182,8 +193,14 @@ type verification struct {
 	statements []statement // by growing size, those not reached yet
 	signed     uint64      // size of the newest checkpoint that matched
 	tree       compact
-	sets       map[uint64]bool // announced version sets; false: missing and reported
+	next       uint64          // seq of the record that comes next
+	sets       map[uint64]bool // announced version sets; false: missing
+	missing    []string        // decisions whose version set is not announced
 	rec        gateway.Record
+
+	resume Resumer
+	gaps   [][2]uint64 // first and last of the records that are missing
+	lost   [][2]uint64 // what events say to be lost
 }
 
 func (v *verification) readCheckpoints(log Log, key *signed.Verifier) {
@@ -217,7 +234,7 @@ func (v *verification) start(log Trimmed) {
 	if next == 0 {
 		return
 	}
-	v.report.Trimmed = next
+	v.report.Trimmed, v.next = next, next
 	if v.tree = (compact{next, roots}); bits.OnesCount64(next) != len(roots) {
 		v.report.Add("the tree at record %d, where the log begins, does not add up", next)
 		v.tree.roots = make([]tlog.Hash, bits.OnesCount64(next))
@@ -269,11 +286,14 @@ func (v *verification) match() {
 }
 
 func (v *verification) record(seq uint64, record []byte) error {
-	if seq != v.tree.size {
-		return fmt.Errorf("record %d: record %d follows instead", v.tree.size, seq)
+	if err := v.follow(seq); err != nil {
+		return err
 	}
-	v.tree.push(tlog.RecordHash(record))
-	v.match()
+	if seq == v.tree.size {
+		v.tree.push(tlog.RecordHash(record))
+		v.match()
+	}
+	v.next = seq + 1
 	if err := gateway.DecodeRecord(record, &v.rec); err != nil {
 		v.report.Add("record %d: %v", seq, err)
 		return nil
@@ -285,10 +305,70 @@ func (v *verification) record(seq uint64, record []byte) error {
 		v.report.Records++
 		if _, known := v.sets[v.rec.Set]; !known {
 			v.sets[v.rec.Set] = false
-			v.report.Add("record %d: version set %d is not announced by a change record", seq, v.rec.Set)
+			v.missing = append(v.missing, fmt.Sprintf("record %d: version set %d is not announced by a change record", seq, v.rec.Set))
 		}
+	case gateway.EventRecord:
+		v.event()
 	}
 	return nil
+}
+
+// follow passes the records that are missing in front of the one at seq, when the log knows the tree behind them.
+func (v *verification) follow(seq uint64) error {
+	if seq == v.next {
+		return nil
+	}
+	gap := fmt.Errorf("record %d: record %d follows instead", v.next, seq)
+	if v.resume == nil || seq < v.next {
+		return gap
+	}
+	v.gaps = append(v.gaps, [2]uint64{v.next, seq - 1})
+	v.report.Lost += seq - v.next
+	if seq <= v.tree.size {
+		return nil // in front of the size from which the tree is known
+	}
+	size, roots, ok := v.resume.Resume(v.tree.size, seq)
+	if !ok || size < seq || bits.OnesCount64(size) != len(roots) {
+		return gap
+	}
+	v.tree = compact{size, roots}
+	for len(v.statements) > 0 && v.statements[0].size < size {
+		v.statements = v.statements[1:] // of a tree that nobody knows any more
+	}
+	v.match()
+	return nil
+}
+
+// event takes down what an event says to be lost.
+func (v *verification) event() {
+	var lost struct {
+		Event string      `json:"event"`
+		Lost  [][2]uint64 `json:"lost"`
+	}
+	if json.Unmarshal(v.rec.Detail, &lost) == nil && lost.Event == "journal restated" {
+		v.lost = append(v.lost, lost.Lost...)
+	}
+}
+
+// end compares what is missing with what the log says to be lost. With lost records a version set may have been
+// announced by one of them.
+func (v *verification) end() {
+	for _, g := range v.gaps {
+		covered := g[0]
+		for i := 0; i < len(v.lost); i++ {
+			if l := v.lost[i]; l[0] <= covered && covered <= l[1] {
+				covered, i = l[1]+1, -1
+			}
+		}
+		if covered <= g[1] {
+			v.report.Add("records %d to %d are missing and no event says so", g[0], g[1])
+		}
+	}
+	if len(v.lost) == 0 {
+		for _, m := range v.missing {
+			v.report.Add("%s", m)
+		}
+	}
 }
 
 // compact holds the roots of the complete subtrees of a growing tree, largest first. [RFC 6962 §2.1]

@@ -31,6 +31,9 @@ type Proof struct {
 	Checkpoint string      `json:"checkpoint"`
 }
 
+// ErrLost is the error for a record that was lost to damage, which another record says.
+var ErrLost = errors.New("record is lost")
+
 // Prove takes the record at seq out of the log, with its path to the newest checkpoint. The error is ErrUnsigned when
 // that does not cover it.
 func Prove(log TreeLog, seq uint64) (*Proof, error) {
@@ -46,7 +49,10 @@ func Prove(log TreeLog, seq uint64) (*Proof, error) {
 		return nil, fmt.Errorf("prove record %d: %w", seq, ErrUnsigned)
 	}
 	stop := errors.New("stop")
-	err = log.Records(seq, func(_ uint64, record []byte) error {
+	err = log.Records(seq, func(at uint64, record []byte) error {
+		if at != seq {
+			return ErrLost
+		}
 		p.Record = append(p.Record, record...)
 		return stop
 	})
