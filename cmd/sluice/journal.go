@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
 	"github.com/sluice-edge/sluice/crypto/signed"
+	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/journal"
 	"github.com/sluice-edge/sluice/gateway/ship"
 )
@@ -31,6 +32,7 @@ func journalVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		{"ls", "messages that wait, or that a cloud refused, oldest first, without their content", journalList},
 		{"retry", "let messages that a cloud refused for good wait for it again", journalRetry},
 		{"check", "read everything and prove that it is whole", journalCheck},
+		{"repair", "set damaged files aside, keep what is readable, put on the record what is lost", journalRepair},
 	}, args, stdin, stdout, stderr)
 }
 
@@ -304,15 +306,83 @@ func journalCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 	}
 	if !report.OK {
-		for _, p := range report.Problems {
-			fail(stderr, errors.New(p))
+		for i, p := range report.Problems {
+			repair := ""
+			if i+1 == len(report.Problems) {
+				repair = "sluice journal repair -c FILE sets damaged files aside, keeps what is readable of them and puts the rest on the record as lost"
+			}
+			fail(stderr, errors.New(p), repair)
 		}
 		return exitBad
 	}
 	if !r.asJSON {
+		if report.LostRecords+report.LostBodies > 0 {
+			fmt.Fprintf(stdout, "%d records and %d bodies were lost to damage, which is on the record\n", report.LostRecords, report.LostBodies)
+		}
 		fmt.Fprintln(stdout, "ok")
 	}
 	return exitGood
+}
+
+// journalRepair makes a damaged journal whole. Its exit status is 1 when something was lost for good.
+func journalRepair(args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	r, status := parseReading("journal repair", args, stdout, stderr, nil)
+	if r == nil {
+		return status
+	}
+	defer r.stop()
+	done, err := repairJournal(r.cfg)
+	if errors.Is(err, journal.ErrForked) {
+		return fail(stderr, err, "nothing was changed: keep data_dir for the inspector, and start anew with another data_dir and another gateway name")
+	}
+	if err != nil {
+		return fail(stderr, err, hintFor(err)...)
+	}
+	if r.asJSON {
+		json.NewEncoder(stdout).Encode(done)
+	} else {
+		printRepaired(stdout, &done)
+	}
+	if !done.NothingLost() {
+		return exitBad
+	}
+	return exitGood
+}
+
+func printRepaired(w io.Writer, done *journal.Repaired) {
+	for _, f := range done.Files {
+		fmt.Fprintf(w, "%s is damaged: %d records kept, %d records and %d bodies lost", f.File, f.Records, f.RecordsLost, f.BodiesLost)
+		if f.Aside != "" {
+			fmt.Fprintf(w, "; set aside as %s", f.Aside)
+		}
+		fmt.Fprintln(w)
+	}
+	if done.Dropped > 0 {
+		fmt.Fprintf(w, "%s dropped, which is on the record\n", count(int(done.Dropped), "message"))
+	}
+	if done.Whole {
+		fmt.Fprintln(w, "nothing is damaged")
+	} else {
+		fmt.Fprintln(w, "the journal is whole again")
+	}
+}
+
+// repairJournal repairs the files of a journal that no gateway has.
+func repairJournal(cfg *Config) (journal.Repaired, error) {
+	ring, err := keyring.Open(cfg.KeyDir)
+	if err != nil {
+		return journal.Repaired{}, err
+	}
+	keys, err := atRestKeys(ring)
+	if err != nil {
+		return journal.Repaired{}, err
+	}
+	sign, err := checkpointSigner(cfg, ring)
+	if err != nil {
+		return journal.Repaired{}, err
+	}
+	return journal.Repair(journal.Options{Dir: cfg.DataDir, Keys: keys, Sign: sign, Clock: gateway.SystemClock,
+		MaxSize: int64(cfg.Journal.MaxSize), AuditMaxSize: int64(cfg.Audit.MaxSize)})
 }
 
 // checkJournal checks the files of a journal that no gateway has.

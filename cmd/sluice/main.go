@@ -48,7 +48,7 @@ func verbs() []verb {
 		{"echo", "print the effective configuration, secrets redacted", echoVerb},
 		{"explain", "decide one message and say why, without a journal", explainVerb},
 		{"filter", "decide messages from standard input and print what may leave", filterVerb},
-		{"journal", "what waits: stat, ls, check", journalVerb},
+		{"journal", "what waits: stat, ls, check, repair", journalVerb},
 		{"hold", "what is held for a person: ls", holdVerb},
 		{"audit", "the record log: verify, reconcile", auditVerb},
 		{"keys", "make, list and export keys", cmdKeys},

@@ -150,7 +150,9 @@ func hintFor(err error) []string {
 		return []string{"another gateway runs on this data_dir; stop it first"}
 	case errors.Is(err, journal.ErrFormat):
 		return []string{"start the newer program again: nothing was changed (docs/formats.md)"}
-	case errors.Is(err, errKeyLost):
+	case errors.Is(err, journal.ErrForked):
+		return []string{"keep data_dir for the inspector, and start anew with another data_dir and another gateway name"}
+	case errors.Is(err, errKeyLost) || errors.As(err, new(*journal.KeyError)):
 		return []string{"put the key file back into key_dir; to give the journal up, move data_dir away"}
 	case errors.Is(err, fs.ErrNotExist):
 		return []string{"no gateway has run on this data_dir yet: sluice run -c FILE"}
