@@ -320,25 +320,7 @@ func (j *Journal) writeLosses() error {
 	if len(j.lost.Holes)+len(j.lost.Bodies) == 0 {
 		return nil
 	}
-	path := filepath.Join(j.opt.Dir, lossFile)
-	f, err := j.opt.openFile(path+tmpSuffix, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(j.lost.encode(), 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(path+tmpSuffix, path)
-	}
-	if err != nil {
-		return err
-	}
-	return syncDir(j.opt.Dir)
+	return j.writeFile(filepath.Join(j.opt.Dir, lossFile), j.lost.encode())
 }
 
 // damagedBody is for a body that does not open although its key is there. It keeps the body's bytes in the folder of damaged

@@ -81,8 +81,8 @@ func (m *model) left() (seqs [3][]uint64) {
 			m.t.Fatalf("uplink %d: %d messages read, %d wait", u, len(out), got)
 		}
 	}
-	if !m.j.Totals().Identity() {
-		m.t.Fatalf("totals %+v", m.j.Totals())
+	if err := m.j.Identity(); err != nil {
+		m.t.Fatal(err)
 	}
 	return seqs
 }

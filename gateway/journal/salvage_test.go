@@ -223,7 +223,7 @@ func (tr *truth) compare(t testing.TB, j *Journal) (n repairedFigures) {
 	}
 	n.held = len(held)
 	totals := j.Totals()
-	if !totals.Identity() || totals.Waiting != uint64(n.bodies) {
+	if j.Identity() != nil || totals.Waiting != uint64(n.bodies) {
 		t.Fatalf("totals %+v, %d wait", totals, n.bodies)
 	}
 	return n
