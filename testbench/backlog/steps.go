@@ -42,7 +42,7 @@ func newGate(ctx context.Context, o options, dir, cloud string) (*stand.Gate, er
 }
 
 func load(o options, g *stand.Gate, cloud string) traffic.Config {
-	return traffic.Config{Devices: []string{g.Addr}, Cloud: cloud, Kind: fleet.Log, Connections: 8, QoS: 1, CloudQoS: 1, Window: 256, Size: o.size, Drain: patience}
+	return traffic.Config{Devices: []string{g.Addr}, Cloud: cloud, Kinds: []fleet.Kind{fleet.Log}, Connections: 8, QoS: 1, CloudQoS: 1, Window: 256, Size: o.size, Drain: patience}
 }
 
 // steady measures the live throughput without a backlog.

@@ -136,7 +136,7 @@ func measure(ctx context.Context, o options, dir string, c *result, body float64
 		return err
 	}
 	defer os.RemoveAll(dir)
-	cfg := traffic.Config{Kind: fleet.Log, Connections: 4, QoS: 1, CloudQoS: 1, Window: 256, Size: o.size, Rate: c.Rate, Duration: c.length, Drain: 20 * time.Second}
+	cfg := traffic.Config{Kinds: []fleet.Kind{fleet.Log}, Connections: 4, QoS: 1, CloudQoS: 1, Window: 256, Size: o.size, Rate: c.Rate, Duration: c.length, Drain: 20 * time.Second}
 	cloud, err := stand.FreeAddress() // where nobody listens
 	if err != nil {
 		return err

@@ -100,6 +100,9 @@ func (c *cloud) look(topic, payload []byte) {
 	}
 	n := uint64(len(c.devices))
 	d := c.devices[g%n]
+	if d.templates[g/n%templates].stays {
+		c.ledger.escaped.Add(1)
+	}
 	leaked := slices.ContainsFunc(d.templates[g/n%templates].secrets, func(s []byte) bool {
 		return bytes.Contains(payload, s) || bytes.Contains(topic, s)
 	})

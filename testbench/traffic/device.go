@@ -19,13 +19,16 @@ type template struct {
 	id, seq int // offsets of the packet identifier (0 with QoS 0) and of the digits of the sequence number
 	secrets [][]byte
 	size    int // of the body
+	kind    fleet.Kind
+	topic   string
+	stays   bool // must not arrive
 }
 
 const seqDigits = 10
 
 func newTemplate(m fleet.Message, qos byte) (template, error) {
 	head := text(m.Topic)
-	t := template{size: len(m.Payload)}
+	t := template{size: len(m.Payload), kind: m.Kind, topic: m.Topic, stays: m.Expect == fleet.Stays}
 	idAt := len(head)
 	if qos > 0 {
 		head = append(head, 0, 0)
@@ -234,6 +237,9 @@ func (d *device) stamp(first, n uint64) {
 			at = max(int64(d.due(i)), 1)
 		}
 		atomic.StoreInt64(&d.ledger.sentAt[d.global(i)], at)
+		if d.templates[i%templates].stays {
+			d.ledger.staying.Add(1)
+		}
 	}
 	d.ledger.sent.Add(n)
 }
@@ -373,6 +379,9 @@ func (d *device) settled(ids []uint16) {
 		d.outstanding--
 		g := d.global(i)
 		set(d.ledger.acked, g)
+		if d.templates[i%templates].stays {
+			d.ledger.stayed.Add(1)
+		}
 		d.ledger.acks.Add(1)
 		d.acks.add(time.Duration(now - d.ledger.sentAt[g]))
 	}

@@ -9,8 +9,8 @@ type Report struct {
 	Rate        float64 `json:"rate"`       // asked for; 0: closed loop
 	Seconds     float64 `json:"seconds"`    // from the first message sent to the last acknowledged (QoS 0: arrived)
 	Counts
-	Lost          uint64         `json:"lost"`    // acknowledged and never arrived
-	Missing       uint64         `json:"missing"` // sent and never arrived, acknowledged or not
+	Lost          uint64         `json:"lost"`    // acknowledged, may arrive and never did
+	Missing       uint64         `json:"missing"` // sent, may arrive and never did, acknowledged or not
 	AckedASecond  float64        `json:"acked_per_second"`
 	ArrivedSecond float64        `json:"arrived_per_second"`
 	Ack           Latency        `json:"ack"`     // from sending to the acknowledgement
@@ -44,8 +44,8 @@ func (r *Run) report() Report {
 	rep.AckedASecond = perSecond(rep.Acked, l.lastAck.Load())
 	end := l.lastAck.Load()
 	if r.cloud != nil {
-		rep.Lost = l.lost()
-		rep.Missing = rep.Sent - rep.Arrived
+		rep.Lost = r.lost()
+		rep.Missing = max(rep.Sent-l.staying.Load(), rep.Arrived) - rep.Arrived // what escapes counts as arrived
 		rep.ArrivedSecond = perSecond(rep.Arrived, l.lastArrival.Load())
 		rep.Arrival = r.cloud.arrival.latency()
 		rep.LeakKinds = r.cloud.kinds

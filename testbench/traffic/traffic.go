@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ type Config struct {
 	Window      int           // unacknowledged messages per connection, 1 to 32768; with QoS 0: not yet arrived
 	Rate        float64       // messages a second over all connections; 0: as fast as the window allows
 	Size        int           // bytes of a body, about; 0: as small as they come
-	Kind        fleet.Kind    // of the messages; none: telemetry
+	Kinds       []fleet.Kind  // of the messages, in turn on every connection, up to 32; none: telemetry
 	Seed        uint64        //
 	Duration    time.Duration // sends for this long; 0: until Count or Stop
 	Count       uint64        // sends this many; 0: until Duration or Stop
@@ -115,11 +116,11 @@ func (r *Run) build() error {
 		d.freed = sync.NewCond(&d.mu)
 		r.devices = append(r.devices, d)
 	}
-	kind := r.cfg.Kind
-	if kind == fleet.NoKind {
-		kind = fleet.Telemetry
-	}
-	for range templates {
+	for n := range templates {
+		kind := fleet.Telemetry
+		if k := len(r.cfg.Kinds); k > 0 && r.cfg.Kinds[n%k] != fleet.NoKind {
+			kind = r.cfg.Kinds[n%k]
+		}
 		for _, d := range r.devices {
 			m := vehicles.Of(kind)
 			for m.Inside {
@@ -205,11 +206,11 @@ func (r *Run) drain() {
 		if c.Arrived != seen {
 			seen, since = c.Arrived, time.Now()
 		}
-		want := c.Acked
+		want := c.Acked - c.Stayed
 		if r.cfg.QoS == 0 {
-			want = c.Sent
+			want = c.Sent - r.ledger.staying.Load()
 		}
-		if c.Arrived >= want && r.ledger.lost() == 0 || time.Since(since) > r.cfg.Drain {
+		if c.Arrived >= want && r.lost() == 0 || time.Since(since) > r.cfg.Drain {
 			return
 		}
 	}
@@ -225,6 +226,8 @@ type Counts struct {
 	Leaks      uint64 `json:"leaks"`      // messages seen with a sensitive value inside
 	Strangers  uint64 `json:"strangers"`  // publications that are no message of this run, reserved topics aside
 	Earlier    uint64 `json:"earlier"`    // different messages of earlier runs seen at the cloud
+	Stayed     uint64 `json:"stayed"`     // messages acknowledged that must not arrive
+	Escaped    uint64 `json:"escaped"`    // publications seen of messages that must not arrive, which are counted as arrived, too
 }
 
 // ledger is what is known of every message. It is safe for concurrent use.
@@ -236,7 +239,8 @@ type ledger struct {
 	earlier []atomic.Uint64 // of the messages of earlier runs: arrived
 
 	sent, resent, acks, arrivals, duplicates, leaks, strangers, before atomic.Uint64
-	firstSent, lastAck, lastArrival                                    atomic.Int64 // ns since epoch
+	staying, stayed, escaped                                           atomic.Uint64 // must not arrive: sent, acknowledged, arrived all the same
+	firstSent, lastAck, lastArrival                                    atomic.Int64  // ns since epoch
 }
 
 func newLedger(capacity, first uint64) *ledger {
@@ -253,15 +257,46 @@ func set(bits []atomic.Uint64, g uint64) bool {
 }
 
 func (l *ledger) counts() Counts {
-	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.leaks.Load(), l.strangers.Load(), l.before.Load()}
+	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.leaks.Load(), l.strangers.Load(), l.before.Load(),
+		l.stayed.Load(), l.escaped.Load()}
 }
 
-// lost counts the messages that were acknowledged and never arrived.
-func (l *ledger) lost() (n uint64) {
+// lost counts the messages that were acknowledged, may arrive and never did.
+func (r *Run) lost() (n uint64) {
+	l := r.ledger
 	for i := range l.acked {
 		for missing := l.acked[i].Load() &^ l.arrived[i].Load(); missing != 0; missing &= missing - 1 {
-			n++
+			if g := uint64(i)*64 + uint64(bits.TrailingZeros64(missing)); !r.template(g).stays {
+				n++
+			}
 		}
 	}
 	return n
+}
+
+// template is what message g is made of.
+func (r *Run) template(g uint64) *template {
+	n := uint64(len(r.devices))
+	return &r.devices[g%n].templates[g/n%templates]
+}
+
+// Kind returns the kind of message g of the run, and whether its device was told that it is safe.
+func (r *Run) Kind(g uint64) (k fleet.Kind, acked bool) {
+	return r.template(g).kind, r.ledger.acked[g/64].Load()>>(g%64)&1 == 1
+}
+
+// Message returns message g of the run as its device sent it; ok is false when it was not sent.
+func (r *Run) Message(g uint64) (topic string, payload []byte, ok bool) {
+	if g >= r.cfg.Capacity || atomic.LoadInt64(&r.ledger.sentAt[g]) == 0 {
+		return "", nil, false
+	}
+	t := r.template(g)
+	packet := t.appendTo(nil, 0, fleet.FirstSeq+r.cfg.First+g, false)
+	return t.topic, packet[len(packet)-t.size:], true
+}
+
+// Sequence reads the number of the message in the run out of its body.
+func (r *Run) Sequence(payload []byte) (g uint64, ok bool) {
+	g, ok = sequence(payload)
+	return g - r.cfg.First, ok && g >= r.cfg.First
 }

@@ -2,10 +2,12 @@ package traffic
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,6 +110,38 @@ func TestWhatABrokerLosesIsCounted(t *testing.T) {
 	cfg.Connections = 1
 	if rep := finish(t, cfg); rep.Lost != 30 || rep.Missing != 30 || rep.Arrived != 2970 {
 		t.Errorf("%d lost, %d missing, %d arrived, want 30, 30, 2970", rep.Lost, rep.Missing, rep.Arrived)
+	}
+}
+
+// TestWhatMustNotArriveIsCountedApart has a broker keep a kind of message to itself, and another pass everything.
+func TestWhatMustNotArriveIsCountedApart(t *testing.T) {
+	kinds := []fleet.Kind{fleet.Telemetry, fleet.NoKind, fleet.Opaque, fleet.CoreField}
+	cfg := config(broker(t, func(pk packets.Packet) (packets.Packet, error) {
+		if strings.HasSuffix(pk.TopicName, "/trace") || bytes.Contains(pk.Payload, []byte(fleet.CoreKey)) {
+			return pk, packets.CodeSuccessIgnore // acknowledged, not passed on
+		}
+		return pk, nil
+	}))
+	cfg.Kinds = kinds
+	r, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := r.Wait(); err != nil || rep.Acked != 3000 || rep.Stayed != 1500 || rep.Arrived != 1500 || rep.Lost+rep.Missing+rep.Escaped != 0 {
+		t.Errorf("%v %+v", err, rep)
+	}
+	topic, payload, ok := r.Message(2 * 3) // the third message of the first of three connections
+	g, numbered := r.Sequence(payload)
+	if kind, acked := r.Kind(6); !ok || !numbered || g != 6 || !strings.HasSuffix(topic, "/trace") || kind != fleet.Opaque || !acked {
+		t.Errorf("message 6: %v, number %v %d on %q, %s, acknowledged %v", ok, numbered, g, topic, kind, acked)
+	}
+	if _, _, ok := r.Message(3000); ok {
+		t.Error("a message that was not sent is there")
+	}
+	cfg = config(broker(t, nil))
+	cfg.Kinds = kinds
+	if rep := finish(t, cfg); rep.Escaped != 1500 || rep.Arrived != 3000 || rep.Lost != 0 {
+		t.Errorf("%+v", rep)
 	}
 }
 
@@ -250,7 +284,7 @@ func TestADeviceWithNothingOutstandingConnectsAgain(t *testing.T) {
 func TestArrivalsOfAnEarlierRunAreCountedApart(t *testing.T) {
 	addr := broker(t, nil)
 	cfg := config(addr)
-	cfg.Kind = fleet.Log
+	cfg.Kinds = []fleet.Kind{fleet.Log}
 	cfg.First, cfg.Count = 1000, 500
 	r, err := Start(t.Context(), cfg)
 	if err != nil {
