@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -153,20 +152,16 @@ func (d *bed) poisoned(ctx context.Context, cloud *stand.Cloud, answer stand.Ans
 	if _, err := stand.Run(ctx, "mosquitto_pub", d.publish("-t", poisonTopic, "-m", `{"speed":66}`)...); err != nil {
 		return err
 	}
-	var dead float64
+	var dead uint64
 	err := d.await(ctx, 2*time.Minute, func() bool {
-		out, err := d.gate.Verb(ctx, "journal", "stat", "--json")
-		var stat struct {
-			Totals map[string]any `json:"totals"`
-		}
-		if err == nil && json.Unmarshal(out, &stat) == nil {
-			dead, _ = stat.Totals["dead"].(float64)
+		if s, err := d.stat(ctx); err == nil {
+			dead = s.Totals.Dead
 		}
 		pause(ctx, 200*time.Millisecond)
 		return dead > 0
 	})
 	if err != nil || dead != 1 {
-		d.row.bad("answer %d: the poison is not parked as dead: %v, %.0f dead", answer, err, dead)
+		d.row.bad("answer %d: the poison is not parked as dead: %v, %d dead", answer, err, dead)
 	}
 	want := d.load.Counts().Acked
 	if err := d.await(ctx, recoverWithin, func() bool { return d.load.Counts().Arrived >= want }); err != nil {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/testbench/fleet"
 	"github.com/sluice-edge/sluice/testbench/stand"
 	"github.com/sluice-edge/sluice/testbench/traffic"
 )
@@ -24,6 +26,7 @@ const (
 	deviceWindow  = 32
 	connections   = 6
 	bodySize      = 1024
+	capacity      = 1 << 20 // messages of one bed
 	bedRate       = 1000.0
 	smallJournal  = "{ max_size: 64MiB, max_age: 168h, when_full: refuse }" // the smallest: segments of 8 MiB
 	recoverWithin = 20 * time.Second
@@ -40,6 +43,7 @@ type plan struct {
 	bridge   bool                   // a third of the devices behind a mosquitto that bridges to the gate
 	count    uint64                 // messages; 0: until the end
 	down     bool                   // the wire is down when the gate starts
+	stay     bool                   // one message in eight is to be held or blocked
 	patience time.Duration          // for what is missing at the end; 0: drainWithin
 	before   func(dir string) error // called with the gate's folder before the gate is started
 }
@@ -63,6 +67,7 @@ type bed struct {
 	window  uint64
 	worst   map[string]time.Duration // from the end of a fault until all that waited had arrived
 	records uint64                   // at the last inspection
+	stay    bool                     // there are messages to be held and blocked
 	broken  bool                     // it found that the journal cannot be read
 	extra   uint64                   // messages at the cloud that are not the load's
 }
@@ -110,6 +115,11 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
     purpose: remote diagnosis
     legal_basis: contract
     mqtt: { url: "tcp://@CLOUD@", qos: 1, inflight: %d, keep_alive: 2s, connect_timeout: 2s%s }`, uplinkWindow, p.uplink)}
+	var kinds []fleet.Kind
+	if p.stay {
+		kinds, sections["policy"] = stayingKinds, stand.PolicyBehind(holdRow)
+	}
+	d.stay = p.stay
 	if d.gate, err = stand.NewGate(ctx, b.sluice, d.dir, p.cloud, sections); err != nil {
 		return nil, err
 	}
@@ -132,7 +142,7 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
 	d.row.Window = max(d.row.Window, d.window)
 	d.load, err = traffic.Start(ctx, traffic.Config{
 		Devices: devices, Cloud: p.watch, Connections: connections, QoS: 1, CloudQoS: 1, Window: deviceWindow,
-		Rate: p.rate, Size: bodySize, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Count: p.count, Capacity: 1 << 20,
+		Rate: p.rate, Size: bodySize, Kinds: kinds, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Count: p.count, Capacity: capacity,
 	})
 	return d, err
 }
@@ -183,12 +193,12 @@ func (d *bed) kill(ctx context.Context) {
 }
 
 // inspect checks the files while no gate runs: journal check, audit verify, the identity, and that nothing arrived that
-// is not decided. It returns how many messages wait.
-func (d *bed) inspect(ctx context.Context) uint64 {
+// is not decided. It returns what journal stat says, or nothing when that cannot be asked.
+func (d *bed) inspect(ctx context.Context) (s stat) {
 	if out, err := d.gate.Verb(ctx, "journal", "check"); err != nil {
 		d.row.bad("fault %d: %v: %.300s", d.row.Runs, err, out)
 		d.broken = true
-		return 0
+		return s
 	}
 	var verified struct {
 		OK      bool     `json:"ok"`
@@ -197,26 +207,40 @@ func (d *bed) inspect(ctx context.Context) uint64 {
 	}
 	if err := d.ask(ctx, &verified, "audit", "verify"); err != nil || !verified.OK || len(verified.Errors) > 0 {
 		d.row.bad("fault %d: audit verify: %v %.300s", d.row.Runs, err, strings.Join(verified.Errors, "; "))
-		return 0
+		return s
 	}
 	if arrived := d.load.Counts().Arrived; arrived > verified.Records {
 		d.row.Undecided += arrived - verified.Records
 	}
-	var stat struct {
-		Records uint64         `json:"records"`
-		Totals  map[string]any `json:"totals"`
-	}
-	if err := d.ask(ctx, &stat, "journal", "stat"); err != nil {
+	s, err := d.stat(ctx)
+	if err != nil {
 		d.row.bad("fault %d: %v", d.row.Runs, err)
-		return 0
+		return s
 	}
-	d.records = stat.Records
-	received, _ := stat.Totals["received"].(float64)
-	if identity, ok := stat.Totals["identity"].(bool); !ok || !identity || uint64(received) != verified.Records {
+	d.records = s.Records
+	t := &s.Totals
+	if !t.Identity || t.Received != verified.Records {
 		d.row.Mismatches++
 	}
-	waiting, _ := stat.Totals["waiting"].(float64)
-	return uint64(waiting)
+	if c := d.load.Counts(); d.relay == nil && (c.Acked > t.Received || c.Stayed > t.Held+t.Blocked) {
+		d.row.bad("fault %d: %d messages are acknowledged, of which %d stay; on the record are %d, %d held, %d blocked",
+			d.row.Runs, c.Acked, c.Stayed, t.Received, t.Held, t.Blocked)
+	}
+	return s
+}
+
+// stat is what journal stat says.
+type stat struct {
+	Records uint64 `json:"records"`
+	Totals  struct {
+		gateway.Totals
+		Identity bool `json:"identity"`
+	} `json:"totals"`
+}
+
+func (d *bed) stat(ctx context.Context) (s stat, err error) {
+	err = d.ask(ctx, &s, "journal", "stat")
+	return s, err
 }
 
 // ask runs a verb and decodes what it prints.
@@ -307,11 +331,23 @@ func (d *bed) close(ctx context.Context) error {
 	if report.Acked == 0 {
 		d.row.bad("nothing was acknowledged")
 	}
+	d.row.Escaped += report.Escaped
+	if d.stay {
+		if err := d.stayed(ctx); err != nil {
+			d.row.bad("%v", err)
+		}
+	}
 	if err := d.child.Stop(); err != nil {
 		d.row.bad("%v", err)
 	}
 	d.child = nil
-	waiting := d.inspect(ctx)
+	totals := d.inspect(ctx).Totals
+	waiting := totals.Waiting
+	d.row.Held += totals.Held
+	d.row.Blocked += totals.Blocked
+	if d.stay {
+		d.openHolds(&totals.Totals)
+	}
 	if waiting > 0 {
 		d.row.bad("%d messages still wait at the end", waiting)
 	}

@@ -19,7 +19,7 @@ func randomKills(ctx context.Context, b *bench, r *row) error {
 	for n, left := 0, b.count(120, 8); left > 0; n++ {
 		kills := min(left, b.count(killsPerBed, 4))
 		left -= kills
-		d, err := b.makeBed(ctx, r, plan{bridge: true, rate: bedRate * float64(1+3*(n%2))})
+		d, err := b.makeBed(ctx, r, plan{bridge: true, stay: true, rate: bedRate * float64(1+3*(n%2))})
 		if err != nil {
 			return err
 		}
@@ -33,18 +33,66 @@ func randomKills(ctx context.Context, b *bench, r *row) error {
 }
 
 func (d *bed) killAtRandom(ctx context.Context, kills int) error {
-	for range kills {
+	return d.atRandom(ctx, kills, func() { d.kill(ctx) })
+}
+
+// atRandom ends the gate at random instants and starts it again.
+func (d *bed) atRandom(ctx context.Context, times int, end func()) error {
+	for range times {
 		if err := pause(ctx, d.between(30*time.Millisecond, 900*time.Millisecond)); err != nil {
 			return err
 		}
 		d.mark()
 		d.row.Runs++
-		d.kill(ctx)
+		end()
 		if err := d.start(ctx); err != nil {
 			return err
 		}
 	}
 	return d.close(ctx)
+}
+
+// Bounds of stops.
+const (
+	fullRate    = 50_000 // messages a second that the devices have: more than any gate takes
+	stopsPerBed = 15
+)
+
+// stops ends the gate by SIGTERM at random instants, with devices sending as fast as it takes it.
+func stops(ctx context.Context, b *bench, r *row) error {
+	longest := time.Duration(0)
+	for left := b.count(60, 6); left > 0; {
+		times := min(left, stopsPerBed)
+		left -= times
+		d, err := b.makeBed(ctx, r, plan{stay: true, rate: fullRate})
+		if err != nil {
+			return err
+		}
+		err = d.atRandom(ctx, times, func() { longest = max(longest, d.stop(ctx)) })
+		d.remove()
+		if err != nil {
+			return err
+		}
+	}
+	r.note("from SIGTERM to the end: at most %.0f ms", ms(longest))
+	return nil
+}
+
+const stopsWithin = 2 * time.Second // from SIGTERM to the end
+
+// stop ends the gate by SIGTERM and returns how long that took; what the files say then must be sound.
+func (d *bed) stop(ctx context.Context) time.Duration {
+	since := time.Now()
+	if err := d.child.Stop(); err != nil {
+		d.row.bad("%v", err)
+	}
+	d.child = nil
+	took := time.Since(since)
+	if took > stopsWithin {
+		d.row.bad("fault %d: from SIGTERM to the end it took %.0f ms", d.row.Runs, ms(took))
+	}
+	d.inspect(ctx)
+	return took
 }
 
 // point is a system call before which the gate is killed. The counts are strace's: of one thread.
@@ -65,10 +113,11 @@ const (
 	nextArchive
 	oldestSegment
 	state
+	parked
 )
 
 // points cover the commit (data, sync, meta page, sync), the making of a segment, the growth of files, saving the state,
-// writing, renaming and removing.
+// parking holds, writing, renaming and removing.
 var points = []point{
 	{"openat", anything, 1, 25, 8},
 	{"pwrite64", anything, 1, 30, 10},
@@ -88,6 +137,8 @@ var points = []point{
 	{"unlinkat", oldestSegment, 1, 1, 6},
 	{"pwrite64", state, 1, 8, 8},
 	{"fdatasync", state, 1, 6, 6},
+	{"pwrite64", parked, 1, 8, 6}, // held bodies leave their segment
+	{"fdatasync", parked, 1, 4, 4},
 }
 
 // path returns the file that a target is at the next start. Segments and archives are named after their first record.
@@ -110,6 +161,8 @@ func (t target) path(data string, records uint64) (string, error) {
 		return oldest, nil
 	case state:
 		return filepath.Join(data, "state.bolt"), nil
+	case parked:
+		return filepath.Join(data, "parked.bolt"), nil
 	}
 	return "", nil
 }
@@ -136,7 +189,7 @@ func pointKills(ctx context.Context, b *bench, r *row) error {
 	b.rng(r).Shuffle(len(todo), func(i, k int) { todo[i], todo[k] = todo[k], todo[i] })
 	todo = todo[:b.count(len(todo), 10)]
 	for len(todo) > 0 {
-		d, err := b.makeBed(ctx, r, plan{})
+		d, err := b.makeBed(ctx, r, plan{stay: true})
 		if err != nil {
 			return err
 		}

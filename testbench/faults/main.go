@@ -1,5 +1,5 @@
 // Command faults does to a gate what the world does to it, and checks after every fault what it promises: nothing that
-// was acknowledged is lost, nothing leaves without a decision on the record, the books agree, and copies stay within the
+// was acknowledged is lost, nothing that is held or blocked leaves, nothing leaves without a decision on the record, the books agree, and copies stay within the
 // window of the uplink.
 //
 //	go run ./testbench/faults                    all faults, about half an hour
@@ -52,6 +52,7 @@ type fault struct {
 var faults = []fault{
 	{"kills", "kill -9 at random instants, mosquitto on both sides", randomKills, false},
 	{"points", "kill -9 at named points: system calls on the files of data_dir", pointKills, false},
+	{"stops", "SIGTERM at random instants under full load", stops, false},
 	{"wire", "the way to the cloud cut, half-open, slow, far and flapping", wireFaults, false},
 	{"acks", "acknowledgements late, doubled and out of order, and a cloud that hangs up", acks, false},
 	{"missing", "acknowledgements that never come while the connection stands", missingAcks, false},

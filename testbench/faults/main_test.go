@@ -49,24 +49,24 @@ func TestFaultsThatMustBeNamedAre(t *testing.T) {
 
 func TestTheTableSaysWhatDidNotHold(t *testing.T) {
 	good := &row{Fault: "cut", Runs: 3, Acked: 10, Arrived: 10}
-	bad := &row{Fault: "kill", Runs: 1, Acked: 10, Arrived: 8, Lost: 2, Undecided: 1, Mismatches: 1}
+	bad := &row{Fault: "kill", Runs: 1, Acked: 10, Arrived: 8, Lost: 2, Undecided: 1, Mismatches: 1, Held: 5, Blocked: 6, Escaped: 3}
 	idle := &row{Fault: "idle"}
 	for _, r := range []*row{good, bad, idle} {
 		r.judge()
 	}
-	if len(good.Problems) != 0 || len(bad.Problems) != 3 || len(idle.Problems) != 1 {
+	if len(good.Problems) != 0 || len(bad.Problems) != 4 || len(idle.Problems) != 1 {
 		t.Errorf("%q %q %q", good.Problems, bad.Problems, idle.Problems)
 	}
 	var b strings.Builder
 	if err := printTable(&b, []*row{good, bad}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"held", "NOT HELD", "kill: NOT HELD: 2 acknowledged messages are lost"} {
+	for _, want := range []string{"held", "blocked", "NOT HELD", "kill: NOT HELD: 3 messages that the policy holds or blocks are at the cloud", "kill: NOT HELD: 2 acknowledged messages are lost"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &b)
 		}
 	}
-	if text, err := json.Marshal(bad); err != nil || !strings.Contains(string(text), `"lost":2`) {
+	if text, err := json.Marshal(bad); err != nil || !strings.Contains(string(text), `"held":5,"blocked":6,"escaped":3`) || !strings.Contains(string(text), `"lost":2`) {
 		t.Errorf("%s %v", text, err)
 	}
 }

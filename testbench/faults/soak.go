@@ -32,10 +32,7 @@ func soak(ctx context.Context, b *bench, r *row) error {
 	return nil
 }
 
-const (
-	soakBed     = 3 * time.Minute // life of one journal
-	stopsWithin = 2 * time.Second // from SIGTERM to the end
-)
+const soakBed = 3 * time.Minute // life of one journal
 
 func (d *bed) soak(ctx context.Context, proxy *stand.Proxy, until time.Time) error {
 	for time.Now().Before(until) {
@@ -78,18 +75,7 @@ func (d *bed) mishap(ctx context.Context, proxy *stand.Proxy) (name string, err 
 		return name, d.restart(ctx, func() { d.kill(ctx) })
 	case 1:
 		name += "stop"
-		return name, d.restart(ctx, func() {
-			since := time.Now()
-			if err := d.child.Stop(); err != nil {
-				d.row.bad("%v", err)
-			}
-			d.child = nil
-			d.debug("soak: SIGTERM took %.0f ms", ms(time.Since(since)))
-			if took := time.Since(since); took > stopsWithin {
-				d.row.bad("%sSIGTERM: the end took %.0f ms", name, ms(took))
-			}
-			d.inspect(ctx)
-		})
+		return name, d.restart(ctx, func() { d.debug("soak: SIGTERM took %.0f ms", ms(d.stop(ctx))) })
 	case 2:
 		s := &spells[d.rng.IntN(len(spells))]
 		name += s.name

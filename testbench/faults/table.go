@@ -14,7 +14,10 @@ type row struct {
 
 	Acked      uint64  `json:"acked"`   // messages that devices were told are safe
 	Arrived    uint64  `json:"arrived"` // different messages at the cloud
-	Lost       uint64  `json:"lost"`    // acknowledged and never arrived; of images: acknowledged and not in the journal
+	Lost       uint64  `json:"lost"`    // acknowledged and neither arrived nor held nor blocked; of images: acknowledged and not in the journal
+	Held       uint64  `json:"held"`    // by the journals in the end: for a person; each opened and compared
+	Blocked    uint64  `json:"blocked"` // by the journals in the end
+	Escaped    uint64  `json:"escaped"` // at the cloud, of messages that the policy holds or blocks
 	Undecided  uint64  `json:"undecided"`
 	Duplicates uint64  `json:"duplicates_max_per_fault"`
 	Resent     uint64  `json:"resent_max_per_fault"` // what devices published again: each may be a copy more
@@ -48,6 +51,9 @@ func (r *row) judge() {
 	if r.Lost > 0 {
 		r.bad("%d acknowledged messages are lost", r.Lost)
 	}
+	if r.Escaped > 0 {
+		r.bad("%d messages that the policy holds or blocks are at the cloud", r.Escaped)
+	}
 	if r.Undecided > 0 {
 		r.bad("%d messages were forwarded without a decision on the record", r.Undecided)
 	}
@@ -69,9 +75,9 @@ func (r *row) verdict() string {
 // printTable writes the rows for people, then what is worth a sentence.
 func printTable(w io.Writer, rows []*row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "fault\truns\tacked\tarrived\tlost\tundecided\tcopies/fault\tsent again\twindow\tidentity\trecovered ms\tseconds\tverdict\t\n")
+	fmt.Fprint(t, "fault\truns\tacked\tarrived\theld\tblocked\tlost\tundecided\tcopies/fault\tsent again\twindow\tidentity\trecovered ms\tseconds\tverdict\t\n")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%.0f\t%s\t\n", r.Fault, r.Runs, r.Acked, r.Arrived, r.Lost, r.Undecided,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.0f\t%.0f\t%s\t\n", r.Fault, r.Runs, r.Acked, r.Arrived, r.Held, r.Blocked, r.Lost, r.Undecided,
 			r.Duplicates, r.Resent, r.Window, r.Mismatches, r.Recovered, r.Seconds, r.verdict())
 	}
 	if err := t.Flush(); err != nil {

@@ -45,7 +45,7 @@ func NewGate(ctx context.Context, binary, dir, cloud string, sections map[string
 	if err := os.MkdirAll(keys, 0o700); err != nil {
 		return nil, err
 	}
-	for _, k := range [][2]string{{"recipient", RecipientKey}, {"custodian", "custodian"}} {
+	for _, k := range [][2]string{{"recipient", RecipientKey}, {"custodian", CustodianKey}} {
 		if _, err := Run(ctx, binary, "keys", "new", "--use", k[0], "--id", k[1], "--dir", keys); err != nil {
 			return nil, err
 		}
@@ -58,6 +58,9 @@ func NewGate(ctx context.Context, binary, dir, cloud string, sections map[string
 
 // RecipientKey is the id of the key to which important positions are encrypted; Gate.Dir/keys holds both halves.
 const RecipientKey = "oem-dso"
+
+// CustodianKey is the id of the key to which held messages are sealed; Gate.Dir/keys holds both halves.
+const CustodianKey = "custodian"
 
 // SiteCatalog is the catalog beside the vehicle catalog.
 const SiteCatalog = `version: 1
@@ -81,7 +84,7 @@ func (g *Gate) configuration(cloud string, sections map[string]string) string {
 			a.South, a.West, a.South, a.East, a.North, a.East, a.North, a.West)
 	}
 	values := strings.NewReplacer("@DIR@", g.Dir, "@LISTEN@", g.Addr, "@ADMIN@", g.Admin, "@CLOUD@", cloud, "@AREAS@", areas.String(),
-		"@KEY@", RecipientKey, "@UNTIL@", time.Now().AddDate(1, 0, 0).Format(time.DateOnly))
+		"@KEY@", RecipientKey, "@CUSTODIAN@", CustodianKey, "@UNTIL@", time.Now().AddDate(1, 0, 0).Format(time.DateOnly))
 	var b strings.Builder
 	used := map[string]bool{}
 	for _, section := range gateSections {
@@ -117,17 +120,9 @@ var gateSections = [][2]string{
     on_error: block
     config:
       areas:@AREAS@`},
-	{"policy", `
-  - { match: { grade: core }, action: block }
-  - { match: { grade: important, category: "VEH-LOC-*" }, action: encrypt, to: @KEY@, approval: { ref: BENCH-1, until: @UNTIL@ } }
-  - { match: { grade: important }, action: block }
-  - { match: { category: VEH-ID-VIN }, action: tokenize, domain: fleet }
-  - { match: { category: "VEH-LOC-*" }, action: generalize, decimals: 2 }
-  - { match: { category: VEH-DRV-DYNAMICS }, action: pass }
-  - { match: { personal: true }, action: remove }
-  - { match: {}, action: pass }`},
+	{"policy", policyRows},
 	{"token_domains", " { fleet: { key: tokens-fleet } }"},
-	{"keys", " { recipients: { @KEY@: @KEY@.pub }, custodian: custodian.pub }"},
+	{"keys", " { recipients: { @KEY@: @KEY@.pub }, custodian: @CUSTODIAN@.pub }"},
 	{"uplinks", `
   - name: tsp
     recipient: Example Motors TSP
@@ -138,6 +133,19 @@ var gateSections = [][2]string{
 	{"journal", " { max_size: 2GiB, max_age: 168h, when_full: refuse }"},
 	{"admin", ` { listen: "@ADMIN@" }`},
 }
+
+const policyRows = `
+  - { match: { grade: core }, action: block }
+  - { match: { grade: important, category: "VEH-LOC-*" }, action: encrypt, to: @KEY@, approval: { ref: BENCH-1, until: @UNTIL@ } }
+  - { match: { grade: important }, action: block }
+  - { match: { category: VEH-ID-VIN }, action: tokenize, domain: fleet }
+  - { match: { category: "VEH-LOC-*" }, action: generalize, decimals: 2 }
+  - { match: { category: VEH-DRV-DYNAMICS }, action: pass }
+  - { match: { personal: true }, action: remove }
+  - { match: {}, action: pass }`
+
+// PolicyBehind returns the section policy of a bench with another row in front.
+func PolicyBehind(row string) string { return "\n  - " + row + policyRows }
 
 // Start runs the gate and waits until devices can connect.
 func (g *Gate) Start(ctx context.Context) (*Child, error) {
