@@ -15,9 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -34,25 +32,7 @@ type options struct {
 	load        traffic.Config
 }
 
-func main() {
-	o, err := parse(os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "bench: error: %v\nbench: hint: bench --help\n", err)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	good, err := run(ctx, o)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "bench: error: %v\n", err)
-	}
-	if err != nil || !good {
-		os.Exit(1)
-	}
-}
+func main() { stand.Program("bench", parse, run) }
 
 func parse(args []string) (o options, err error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)

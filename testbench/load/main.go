@@ -13,33 +13,20 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/sluice-edge/sluice/testbench/stand"
 	"github.com/sluice-edge/sluice/testbench/traffic"
 )
 
 func main() {
-	cfg, unfiltered, err := parse(os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "load: error: %v\nload: hint: load --help\n", err)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	good, err := run(ctx, cfg, unfiltered)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "load: error: %v\n", err)
-	}
-	if err != nil || !good {
-		os.Exit(1)
-	}
+	var unfiltered bool
+	stand.Program("load", func(args []string) (cfg traffic.Config, err error) {
+		cfg, unfiltered, err = parse(args)
+		return cfg, err
+	}, func(ctx context.Context, cfg traffic.Config) (bool, error) { return run(ctx, cfg, unfiltered) })
 }
 
 // run drives the load, prints the report and reports whether nothing was lost and nothing leaked.
