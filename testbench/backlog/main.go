@@ -27,9 +27,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/sluice-edge/sluice/testbench/stand"
@@ -49,32 +46,21 @@ type options struct {
 	cut      uint64
 	profile  string
 	json     bool
+	short    bool
 }
 
 func main() {
-	o, err := parse(os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "backlog: error: %v\nbacklog: hint: backlog --help\n", err)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	s, err := run(ctx, o)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "backlog: error: %v\n", err)
-		os.Exit(1)
-	}
-	if o.json {
-		json.NewEncoder(os.Stdout).Encode(s)
-	} else {
+	stand.Program("backlog", parse, func(ctx context.Context, o options) (bool, error) {
+		s, err := run(ctx, o)
+		if err != nil {
+			return false, err
+		}
+		if o.json {
+			return s.Good, json.NewEncoder(os.Stdout).Encode(s)
+		}
 		s.table(os.Stdout)
-	}
-	if !s.Good {
-		os.Exit(1)
-	}
+		return s.Good, nil
+	})
 }
 
 func parse(args []string) (o options, err error) {
@@ -91,11 +77,11 @@ func parse(args []string) (o options, err error) {
 	f.Uint64Var(&o.cut, "cut", 10_000, "messages that wait when the uplink is mended")
 	f.StringVar(&o.profile, "profile", "", "files FILE.steady and FILE.drain for CPU profiles of the gate")
 	f.BoolVar(&o.json, "json", false, "print JSON")
-	short := f.Bool("short", false, "50,000 messages, 5 s of steady load")
+	f.BoolVar(&o.short, "short", false, "50,000 messages, 5 s of steady load, bounds that a busy machine keeps")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if *short {
+	if o.short {
 		o.messages, o.steady = 50_000, 5*time.Second
 	}
 	if f.NArg() > 0 || o.messages < 1 || o.size < 256 || o.live < 0 || o.share < 0 || o.share > 90 || o.steady < time.Second {
@@ -109,37 +95,24 @@ const bytesEach = 800
 
 // run takes all steps.
 func run(ctx context.Context, o options) (s *summary, err error) {
-	dir, err := os.MkdirTemp(o.dir, "sluice-backlog-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	free, err := stand.Disk(dir)
-	if err != nil {
-		return nil, err
-	}
-	if need := o.messages * uint64(o.size+bytesEach); free < need {
-		return nil, fmt.Errorf("look for room in %q: %d MiB are free, want %d", dir, free>>20, need>>20)
-	}
-	if o.sluice == "" {
-		o.sluice, err = stand.BuildGate(ctx, dir)
-	} else {
-		o.sluice, err = filepath.Abs(o.sluice) // the gate has a folder of its own
-	}
-	if err != nil {
-		return nil, err
-	}
-	s = &summary{Messages: o.messages, Size: o.size, Live: o.live, LiveShare: o.share}
-	for _, step := range []struct {
-		name string
-		do   func(context.Context, options, string, *summary) error
-	}{{"steady", steady}, {"backlog", backlog}, {"cut", cut}} {
-		if err := inFolder(dir+"/"+step.name, func(dir string) error { return step.do(ctx, o, dir, s) }); err != nil {
-			return nil, fmt.Errorf("%s: %w", step.name, err)
+	err = stand.OnDisk(ctx, "backlog", o.dir, o.sluice, func(dir, binary string, free uint64) error {
+		if need := o.messages * uint64(o.size+bytesEach); free < need {
+			return fmt.Errorf("look for room in %q: %d MiB are free, want %d", dir, free>>20, need>>20)
 		}
-	}
-	s.judge()
-	return s, nil
+		o.sluice = binary
+		s = &summary{Messages: o.messages, Size: o.size, Live: o.live, LiveShare: o.share, short: o.short, cut: o.cut}
+		for _, step := range []struct {
+			name string
+			do   func(context.Context, options, string, *summary) error
+		}{{"steady", steady}, {"backlog", backlog}, {"cut", cut}} {
+			if err := inFolder(dir+"/"+step.name, func(dir string) error { return step.do(ctx, o, dir, s) }); err != nil {
+				return fmt.Errorf("%s: %w", step.name, err)
+			}
+		}
+		s.judge()
+		return nil
+	})
+	return s, err
 }
 
 // inFolder calls fn with a folder of its own.

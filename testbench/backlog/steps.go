@@ -56,10 +56,12 @@ func steady(ctx context.Context, o options, dir string, s *summary) error {
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	child, err := g.Start(ctx)
 	if err != nil {
 		return err
 	}
+	s.EmptyMillis = ms(time.Since(began))
 	defer child.Kill()
 	r, err := traffic.Start(ctx, load(o, g, cloud.Addr))
 	if err != nil {
@@ -76,7 +78,8 @@ func steady(ctx context.Context, o options, dir string, s *summary) error {
 	if o.profile != "" {
 		go profile(g, o.profile+".steady", o.steady)
 	}
-	began, from := time.Now(), r.Counts()
+	began = time.Now()
+	from := r.Counts()
 	if err := sleep(ctx, o.steady); err != nil {
 		return err
 	}

@@ -26,11 +26,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sluice-edge/sluice/testbench/stand"
@@ -48,35 +45,24 @@ type options struct {
 	size    int
 	device  bool
 	json    bool
+	short   bool
 }
 
 // slowest is the rate up to which cases are measured side by side.
 const slowest = 100
 
 func main() {
-	o, err := parse(os.Args[1:])
-	if errors.Is(err, flag.ErrHelp) {
-		return
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "flash: error: %v\nflash: hint: flash --help\n", err)
-		os.Exit(2)
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	s, err := run(ctx, o)
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "flash: error: %v\n", err)
-		os.Exit(1)
-	}
-	if o.json {
-		json.NewEncoder(os.Stdout).Encode(s)
-	} else {
+	stand.Program("flash", parse, func(ctx context.Context, o options) (bool, error) {
+		s, err := run(ctx, o)
+		if err != nil {
+			return false, err
+		}
+		if o.json {
+			return s.Good, json.NewEncoder(os.Stdout).Encode(s)
+		}
 		s.table(os.Stdout)
-	}
-	if !s.Good {
-		os.Exit(1)
-	}
+		return s.Good, nil
+	})
 }
 
 func parse(args []string) (o options, err error) {
@@ -91,11 +77,11 @@ func parse(args []string) (o options, err error) {
 	f.IntVar(&o.size, "size", 1024, "bytes of a body, about")
 	f.BoolVar(&o.device, "device", false, "also what the block device counts, which needs a file system of its own; one case at a time")
 	f.BoolVar(&o.json, "json", false, "print JSON")
-	short := f.Bool("short", false, "a quick look: 10 a second with linger 1 s, and full load, for 4 s")
+	f.BoolVar(&o.short, "short", false, "a quick look: 10 a second with linger 1 s, and full load, for 4 s; bounds that a busy machine keeps")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
-	if *short {
+	if o.short {
 		*rates, *lingers, *links, o.long, o.length = "10,full", "1s", "up", 4*time.Second, 4*time.Second
 	}
 	for _, s := range strings.Split(*rates, ",") {
@@ -128,25 +114,18 @@ func parse(args []string) (o options, err error) {
 
 // run measures every case.
 func run(ctx context.Context, o options) (s *summary, err error) {
-	dir, err := os.MkdirTemp(o.dir, "sluice-flash-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	if _, err := stand.Disk(dir); err != nil {
-		return nil, err
-	}
-	if o.sluice == "" {
-		o.sluice, err = stand.BuildGate(ctx, dir)
-	} else {
-		o.sluice, err = filepath.Abs(o.sluice) // the gate has a folder of its own
-	}
-	if err != nil {
-		return nil, err
-	}
-	s = new(summary)
+	s = &summary{short: o.short}
+	err = stand.OnDisk(ctx, "flash", o.dir, o.sluice, func(dir, binary string, _ uint64) error {
+		o.sluice = binary
+		return measureAll(ctx, o, dir, s)
+	})
+	return s, err
+}
+
+// measureAll measures every case below dir.
+func measureAll(ctx context.Context, o options, dir string, s *summary) (err error) {
 	if s.Bodies, err = calibrate(ctx, o, dir); err != nil {
-		return nil, err
+		return err
 	}
 	var slow, fast []*result
 	for _, rate := range o.rates {
@@ -166,13 +145,13 @@ func run(ctx context.Context, o options) (s *summary, err error) {
 		}
 	}
 	if err := together(ctx, o, dir, slow, s.Bodies.Outbound); err != nil {
-		return nil, err
+		return err
 	}
 	for _, c := range fast {
 		if err := together(ctx, o, dir, []*result{c}, s.Bodies.Outbound); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	s.judge()
-	return s, nil
+	return nil
 }

@@ -37,6 +37,14 @@ func TestFiguresAreComparedWithTheirBounds(t *testing.T) {
 	if s.Good || len(s.Missed) != 1 || !strings.Contains(s.Missed[0], "10 msg/s, linger 1s, uplink up: 64.6 KiB a second") {
 		t.Errorf("%v", s.Missed)
 	}
+	s.short = true
+	if s.judge(); !s.Good {
+		t.Errorf("the short form has no slack: %v", s.Missed)
+	}
+	s.Cases[0].PerBody, s.Cases[1].PerSecond = 3.7, 97
+	if s.judge(); len(s.Missed) != 2 {
+		t.Errorf("%v", s.Missed)
+	}
 	var b strings.Builder
 	s.table(&b)
 	for _, want := range []string{"full", "missed: 10 msg/s"} {
