@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/audit"
@@ -58,9 +59,12 @@ func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if r.asJSON {
 		json.NewEncoder(stdout).Encode(report)
 	} else {
-		fmt.Fprintf(stdout, "%s, %d of them decisions; %s\n", count(int(report.TreeSize-report.Trimmed), "record"), report.Records, signedPart(&report))
+		fmt.Fprintf(stdout, "%s, %d of them decisions; %s\n", count(int(report.TreeSize-report.Trimmed-report.Lost), "record"), report.Records, signedPart(&report))
 		if report.Trimmed > 0 {
 			fmt.Fprintf(stdout, "records below %d are trimmed: --shipped DIR verifies them from the collector's archives\n", report.Trimmed)
+		}
+		if report.Lost > 0 {
+			fmt.Fprintf(stdout, "%s lost to damage, as the log itself says: %s\n", are(int(report.Lost), "record"), ranges(report.Holes))
 		}
 	}
 	if !report.OK {
@@ -69,10 +73,27 @@ func auditVerify(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 		return exitBad
 	}
-	if !r.asJSON {
+	switch {
+	case r.asJSON:
+	case report.Lost > 0:
+		fmt.Fprintln(stdout, "ok, but for what is lost")
+	default:
 		fmt.Fprintln(stdout, "ok")
 	}
 	return exitGood
+}
+
+// ranges lists the first of some ranges of records.
+func ranges(list []audit.Range) string {
+	const most = 8
+	var parts []string
+	for _, r := range list[:min(len(list), most)] {
+		parts = append(parts, r.String())
+	}
+	if len(list) > most {
+		parts = append(parts, fmt.Sprintf("and %d more ranges", len(list)-most))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // signedPart says how much of the log is under a signed checkpoint. What is not yet is checked against stored hashes.
@@ -131,7 +152,7 @@ func verifyShipped(ctx context.Context, cfg *Config, key, dir string, rest *audi
 	if err != nil {
 		return err
 	}
-	log, err := journal.OpenShipped(dir, keys)
+	log, err := journal.OpenShipped(dir, cfg.DataDir, keys)
 	if err != nil {
 		return err
 	}
@@ -142,7 +163,7 @@ func verifyShipped(ctx context.Context, cfg *Config, key, dir string, rest *audi
 		rest.Add("the archives in the folder end before record %d; the log here begins with record %d", log.Next(), rest.Trimmed)
 		return nil
 	}
-	part, root, err := audit.VerifyTo(ctx, log, rest.Trimmed, verifier)
+	part, root, err := audit.VerifyTo(ctx, log, rest.Trimmed, rest.Stated, verifier)
 	if err != nil {
 		return err
 	}
@@ -153,6 +174,8 @@ func verifyShipped(ctx context.Context, cfg *Config, key, dir string, rest *audi
 		rest.Add("shipped: %s", e)
 	}
 	rest.Records += part.Records
+	rest.Lost += part.Lost
+	rest.Holes = append(part.Holes, rest.Holes...)
 	rest.Trimmed, rest.TrimmedRoot = 0, ""
 	return nil
 }

@@ -15,6 +15,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -22,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -65,7 +67,10 @@ type Report struct {
 	TreeSize   uint64 `json:"tree_size"`              // all records
 	Checkpoint string `json:"checkpoint"`             // signed text of the newest valid one, empty when there is none
 	Unsigned   uint64 `json:"unsigned"`               // records behind it
-	Lost       uint64 `json:"lost_records,omitempty"` // to damage, each named by an event of the log
+	Lost       uint64 `json:"lost_records,omitempty"` // missing, each named as lost by an event of the log: no error
+
+	Holes  []Range `json:"lost,omitempty"`        // where they are missing
+	Stated []Range `json:"stated_lost,omitempty"` // all that the events read name as lost, before the log begins too
 
 	// Of a log that begins behind record 0: its first record, and the hash of the tree over all before it, hexadecimal.
 	Trimmed     uint64 `json:"trimmed,omitempty"`
@@ -75,6 +80,11 @@ type Report struct {
 
 	more int
 }
+
+// Range is a first and a last record.
+type Range [2]uint64
+
+func (r Range) String() string { return fmt.Sprintf("%d to %d", r[0], r[1]) }
 
 // Add puts an error on the report, which is then no longer good.
 func (r *Report) Add(format string, args ...any) {
@@ -97,13 +107,14 @@ type statement struct {
 // Verify checks a whole log: that every record decodes, that none is missing, that the version set of every decision
 // was announced by a change record before it, and that every checkpoint is signed by the key and states the root of the
 // records that it covers; two checkpoints that each state the root of the same records are consistent with each other.
+// Records that are missing and that an event behind them names as lost are counted; others are errors.
 // Of a log that is Trimmed it checks the records that are there, that the tree they grow from is the one that later
 // checkpoints sign, and that the newest checkpoint before them leads to it.
 //
 // It returns an error only when ctx ends; what is wrong with the log is in the report.
 func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error) {
 	for {
-		r, _, err := verifyOnce(ctx, log, key)
+		r, _, err := verifyOnce(ctx, log, nil, key)
 		if t, ok := log.(Trimmed); ok && err == nil && !r.OK {
 			if next, _, _ := t.Start(); next != r.Trimmed {
 				continue // trimmed while we read
@@ -114,9 +125,15 @@ func Verify(ctx context.Context, log Log, key *signed.Verifier) (*Report, error)
 }
 
 // VerifyTo is Verify for the first size records of a log, as a collector has them, and returns the hash of the tree over
-// them, in the form of Report.TrimmedRoot.
-func VerifyTo(ctx context.Context, log Log, size uint64, key *signed.Verifier) (r *Report, root string, err error) {
-	r, tree, err := verifyOnce(ctx, beginning{log, size}, key)
+// them, in the form of Report.TrimmedRoot. stated is what the rest of the log says to be lost, Report.Stated: damage is
+// on the record behind what it hit. A log that is no Resumer may have no holes.
+func VerifyTo(ctx context.Context, log Log, size uint64, stated []Range, key *signed.Verifier) (r *Report, root string, err error) {
+	part := beginning{log, size}
+	var from Log = part
+	if resume, ok := log.(Resumer); ok {
+		from = resumedBeginning{part, resume}
+	}
+	r, tree, err := verifyOnce(ctx, from, stated, key)
 	if err != nil {
 		return nil, "", err
 	}
@@ -131,6 +148,12 @@ func VerifyTo(ctx context.Context, log Log, size uint64, key *signed.Verifier) (
 type beginning struct {
 	log  Log
 	size uint64
+}
+
+// resumedBeginning is one in which records may be lost.
+type resumedBeginning struct {
+	beginning
+	Resumer
 }
 
 var errEnd = errors.New("end")
@@ -157,9 +180,9 @@ func (b beginning) Checkpoints(fn func(uint64, []byte) error) error {
 	})
 }
 
-func verifyOnce(ctx context.Context, log Log, key *signed.Verifier) (*Report, *compact, error) {
+func verifyOnce(ctx context.Context, log Log, stated []Range, key *signed.Verifier) (*Report, *compact, error) {
 	r := &Report{OK: true, Errors: []string{}}
-	v := verification{report: r, sets: make(map[uint64]bool)}
+	v := verification{report: r, sets: make(map[uint64]bool), lost: slices.Clone(stated)}
 	v.resume, _ = log.(Resumer)
 	if t, ok := log.(Trimmed); ok {
 		v.start(t)
@@ -199,8 +222,8 @@ type verification struct {
 	rec        gateway.Record
 
 	resume Resumer
-	gaps   [][2]uint64 // first and last of the records that are missing
-	lost   [][2]uint64 // what events say to be lost
+	gaps   []Range // of records that are missing
+	lost   []Range // what events say to be lost
 }
 
 func (v *verification) readCheckpoints(log Log, key *signed.Verifier) {
@@ -322,8 +345,7 @@ func (v *verification) follow(seq uint64) error {
 	if v.resume == nil || seq < v.next {
 		return gap
 	}
-	v.gaps = append(v.gaps, [2]uint64{v.next, seq - 1})
-	v.report.Lost += seq - v.next
+	v.gaps = append(v.gaps, Range{v.next, seq - 1})
 	if seq <= v.tree.size {
 		return nil // in front of the size from which the tree is known
 	}
@@ -342,8 +364,8 @@ func (v *verification) follow(seq uint64) error {
 // event takes down what an event says to be lost.
 func (v *verification) event() {
 	var lost struct {
-		Event string      `json:"event"`
-		Lost  [][2]uint64 `json:"lost"`
+		Event string  `json:"event"`
+		Lost  []Range `json:"lost"`
 	}
 	if json.Unmarshal(v.rec.Detail, &lost) == nil && lost.Event == "journal restated" {
 		v.lost = append(v.lost, lost.Lost...)
@@ -353,15 +375,23 @@ func (v *verification) event() {
 // end compares what is missing with what the log says to be lost. With lost records a version set may have been
 // announced by one of them.
 func (v *verification) end() {
+	v.report.Stated = merged(v.lost)
 	for _, g := range v.gaps {
-		covered := g[0]
-		for i := 0; i < len(v.lost); i++ {
-			if l := v.lost[i]; l[0] <= covered && covered <= l[1] {
-				covered, i = l[1]+1, -1
+		at := g[0]
+		for _, l := range v.report.Stated {
+			first, last := max(at, l[0]), min(g[1], l[1])
+			if first > last {
+				continue
 			}
+			if at < first {
+				v.report.Add("records %s are missing and no event says so", Range{at, first - 1})
+			}
+			v.report.Holes = append(v.report.Holes, Range{first, last})
+			v.report.Lost += last - first + 1
+			at = last + 1
 		}
-		if covered <= g[1] {
-			v.report.Add("records %d to %d are missing and no event says so", g[0], g[1])
+		if at <= g[1] {
+			v.report.Add("records %s are missing and no event says so", Range{at, g[1]})
 		}
 	}
 	if len(v.lost) == 0 {
@@ -369,6 +399,20 @@ func (v *verification) end() {
 			v.report.Add("%s", m)
 		}
 	}
+}
+
+// merged returns the ranges in order, those that touch as one. Ranges that hold nothing are left out.
+func merged(list []Range) (out []Range) {
+	list = slices.DeleteFunc(slices.Clone(list), func(r Range) bool { return r[0] > r[1] })
+	slices.SortFunc(list, func(a, b Range) int { return cmp.Compare(a[0], b[0]) })
+	for _, r := range list {
+		if n := len(out); n > 0 && (r[0] <= out[n-1][1] || r[0]-1 == out[n-1][1]) {
+			out[n-1][1] = max(out[n-1][1], r[1])
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // compact holds the roots of the complete subtrees of a growing tree, largest first. [RFC 6962 §2.1]

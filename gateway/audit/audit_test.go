@@ -271,7 +271,7 @@ func TestATrimmedLogIsCheckedFromWhereItBegins(t *testing.T) {
 
 func TestTheBeginningOfALogLeadsToWhereTheRestBegins(t *testing.T) {
 	l, v := goodLog(t)
-	part, root, err := VerifyTo(t.Context(), l, 150, v)
+	part, root, err := VerifyTo(t.Context(), l, 150, nil, v)
 	if err != nil || !part.OK || part.TreeSize != 150 || part.Records != 147 {
 		t.Fatalf("%+v, %v", part, err)
 	}
@@ -279,7 +279,94 @@ func TestTheBeginningOfALogLeadsToWhereTheRestBegins(t *testing.T) {
 	if err != nil || rest.TrimmedRoot != root || part.Records+rest.Records != 300 {
 		t.Fatalf("%+v, %v; root %s", rest, err, root)
 	}
-	if part, _, err = VerifyTo(t.Context(), l, 400, v); err != nil || part.OK {
+	if part, _, err = VerifyTo(t.Context(), l, 400, nil, v); err != nil || part.OK {
 		t.Fatalf("%+v, %v", part, err)
 	}
 }
+
+// holedLog is a log whose records from first up to next are lost.
+type holedLog struct {
+	*memoryLog
+	first, next uint64
+}
+
+func (l *holedLog) Records(from uint64, fn func(uint64, []byte) error) error {
+	return l.memoryLog.Records(from, func(seq uint64, record []byte) error {
+		if seq >= l.first && seq < l.next {
+			return nil
+		}
+		return fn(seq, record)
+	})
+}
+
+func (l *holedLog) Resume(_, seq uint64) (uint64, []tlog.Hash, bool) {
+	var c compact
+	for _, record := range l.records[:seq] {
+		c.push(tlog.RecordHash(record))
+	}
+	return seq, c.roots, true
+}
+
+func TestAHoleOnTheRecordIsCountedAndAnyOtherIsAnError(t *testing.T) {
+	for name, c := range map[string]struct {
+		stated []Range
+		lost   []Range
+		wrong  string // "": the log is good
+	}{
+		"stated":                  {[]Range{{120, 139}}, []Range{{120, 139}}, ""},
+		"stated piece by piece":   {[]Range{{130, 200}, {10, 20}, {115, 124}, {125, 129}}, []Range{{120, 139}}, ""},
+		"in front not stated":     {[]Range{{130, 139}}, []Range{{130, 139}}, "records 120 to 129 are missing and no event says so"},
+		"behind not stated":       {[]Range{{120, 129}}, []Range{{120, 129}}, "records 130 to 139 are missing and no event says so"},
+		"one in the middle":       {[]Range{{120, 129}, {131, 139}}, []Range{{120, 129}, {131, 139}}, "records 130 to 130 are missing and no event says so"},
+		"not stated":              {nil, nil, "records 120 to 139 are missing and no event says so"},
+		"something else is":       {[]Range{{10, 119}, {140, 150}}, nil, "records 120 to 139 are missing and no event says so"},
+		"a range without records": {[]Range{{139, 120}}, nil, "records 120 to 139 are missing and no event says so"},
+	} {
+		good := func(t *testing.T, r *Report) {
+			t.Helper()
+			var lost uint64
+			for _, h := range c.lost {
+				lost += h[1] - h[0] + 1
+			}
+			if r.OK != (c.wrong == "") || !r.OK && !slices.Equal(r.Errors, []string{c.wrong}) || !slices.Equal(r.Holes, c.lost) || r.Lost != lost {
+				t.Fatalf("report %+v", r)
+			}
+		}
+		event := func(t *testing.T) (*holedLog, *signed.Verifier) {
+			l, v := goodLog(t)
+			detail, err := json.Marshal(map[string]any{"event": "journal restated", "lost": c.stated})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.add(t, gateway.Record{Kind: gateway.EventRecord, Detail: detail})
+			return &holedLog{l, 120, 140}, v
+		}
+		t.Run(name+", by the log itself", func(t *testing.T) {
+			l, v := event(t)
+			r, err := Verify(t.Context(), l, v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			good(t, r)
+		})
+		t.Run(name+", by the rest of the log", func(t *testing.T) {
+			l, v := event(t)
+			rest, err := Verify(t.Context(), l.trim(150), v)
+			if err != nil || !rest.OK || rest.Lost != 0 {
+				t.Fatalf("%+v, %v", rest, err)
+			}
+			part, root, err := VerifyTo(t.Context(), l, 150, rest.Stated, v)
+			if err != nil || root != rest.TrimmedRoot {
+				t.Fatalf("root %s, want %s; %v", root, rest.TrimmedRoot, err)
+			}
+			good(t, part)
+		})
+	}
+	l, v := goodLog(t)
+	if part, _, err := VerifyTo(t.Context(), hidden{&holedLog{l, 120, 140}}, 150, []Range{{120, 139}}, v); err != nil || part.OK {
+		t.Fatalf("a log that does not know its tree behind the hole: %+v, %v", part, err)
+	}
+}
+
+// hidden is a log and nothing else.
+type hidden struct{ Log }

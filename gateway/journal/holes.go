@@ -134,6 +134,15 @@ func (l *losses) pass(t *compact, seq uint64) {
 	}
 }
 
+// resume is Journal.Resume.
+func (l *losses) resume(tree, seq uint64) (size uint64, roots []tlog.Hash, ok bool) {
+	t := compact{size: tree}
+	if l.pass(&t, seq); t.size < seq {
+		return 0, nil, false
+	}
+	return t.size, t.roots, true
+}
+
 // knows reports whether the tree of a size is known, as far as lost records go.
 func (l *losses) knows(size uint64) bool {
 	return !slices.ContainsFunc(l.Holes, func(h hole) bool { return !h.Filled && h.First < size && size < h.Resume })

@@ -201,6 +201,7 @@ func TestALossInFrontIsTrimmedLikeEverythingElse(t *testing.T) {
 	if j.Trimmed() == x || j.Losses().Records != lost {
 		t.Fatalf("trimmed up to %d, %+v", j.Trimmed(), j.Losses())
 	}
+	shippedWithHoles(t, j, o, shipped)
 	totals := j.Totals()
 	j.Close()
 	mustCheck(t, o.Dir)
@@ -213,6 +214,44 @@ func TestALossInFrontIsTrimmedLikeEverythingElse(t *testing.T) {
 	mustCheck(t, o.Dir)
 	if r, err := Repair(o); err != nil || !r.Whole {
 		t.Fatalf("%+v, %v", r, err)
+	}
+}
+
+// shippedWithHoles reads the trimmed part of a log from a collector's folder: with the list of losses up to where the
+// journal begins and with its tree there, without it up to the first hole.
+func shippedWithHoles(t *testing.T, j *Journal, o Options, shipped string) {
+	t.Helper()
+	l, err := OpenShipped(shipped, o.Dir, o.Keys)
+	if err != nil || l.Next() < j.Trimmed() {
+		t.Fatalf("shipped up to %d, the records here begin with %d: %v", l.Next(), j.Trimmed(), err)
+	}
+	var tree compact
+	var next, missing uint64
+	err = l.Records(0, func(seq uint64, record []byte) error {
+		if seq >= j.Trimmed() {
+			return errStop
+		}
+		if seq != next {
+			missing += seq - next
+			if size, roots, ok := l.Resume(tree.size, seq); seq > tree.size && ok {
+				tree = compact{size, roots}
+			}
+		}
+		if seq == tree.size {
+			tree.push(leafHash(record))
+		}
+		next = seq + 1
+		return nil
+	})
+	if err != nil && err != errStop {
+		t.Fatal(err)
+	}
+	if b := j.trimmedBase(); tree.size != b.Next || !slices.Equal(tree.roots, b.Tree) || missing == 0 || missing != j.Losses().Records {
+		t.Fatalf("%d records missing of %d lost; tree of %d, want %d", missing, j.Losses().Records, tree.size, b.Next)
+	}
+	hole := j.lost.Holes[0]
+	if l, err = OpenShipped(shipped, "", o.Keys); err != nil || l.Next() != hole.First {
+		t.Fatalf("without the list of losses up to %d, the hole begins with %d: %v", l.Next(), hole.First, err)
 	}
 }
 

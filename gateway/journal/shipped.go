@@ -1,10 +1,13 @@
 package journal
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -23,16 +26,29 @@ func (j *Journal) Archives() []gateway.Archive {
 
 // ShippedLog is a part of a log, from record 0 on, as a collector keeps it: a folder of archive files. It reads only.
 type ShippedLog struct {
-	keys     *keyring
-	archives []archiveMeta
-	next     uint64
+	keys *keyring
+	lost losses
+	list []shippedPart // that follow each other, from record 0 on; lost records may be between them
+	next uint64
+}
+
+// shippedPart is an archive of which the records from a seq on count: an older file may have those in front of it.
+type shippedPart struct {
+	archiveMeta
+	from uint64
 }
 
 // OpenShipped opens the archive files in a folder, under the names that the archive or a collector gives them, with the
-// at-rest keys that they were sealed under. The log ends before the first record that is in none of them.
-func OpenShipped(dir string, keys []Key) (*ShippedLog, error) {
+// at-rest keys that they were sealed under. Of what the list of losses in the gateway's data_dir names, records may be
+// missing; an empty dataDir is none. The log ends before the first other record that is in no file.
+func OpenShipped(dir, dataDir string, keys []Key) (*ShippedLog, error) {
 	l := new(ShippedLog)
 	var err error
+	if dataDir != "" {
+		if l.lost, err = readLosses(dataDir); err != nil {
+			return nil, fmt.Errorf("open shipped archives: %w", err)
+		}
+	}
 	if l.keys, err = newKeyring(keys); err != nil {
 		return nil, err
 	}
@@ -40,6 +56,7 @@ func OpenShipped(dir string, keys []Key) (*ShippedLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open shipped archives: %w", err)
 	}
+	var all []archiveMeta
 	for _, f := range files {
 		var first, next uint64
 		name := f.Name()
@@ -52,15 +69,36 @@ func OpenShipped(dir string, keys []Key) (*ShippedLog, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open shipped archives: %w", err)
 		}
-		l.archives = append(l.archives, m)
+		all = append(all, m)
 	}
-	slices.SortFunc(l.archives, func(a, b archiveMeta) int { return int(int64(a.First) - int64(b.First)) })
-	for _, a := range l.archives {
-		if a.First == l.next {
-			l.next = a.Next
-		}
-	}
+	slices.SortFunc(all, func(a, b archiveMeta) int { return cmp.Compare(a.First, b.First) })
+	l.chain(all)
 	return l, nil
+}
+
+// chain lists the archives, sorted by their first record, that lead on from record 0: of those with the next record the one
+// that reaches furthest; where it is lost and in none, those behind it.
+func (l *ShippedLog) chain(all []archiveMeta) {
+	for {
+		best, behind := -1, -1
+		for i, a := range all {
+			if a.First <= l.next && l.next < a.Next && (best < 0 || a.Next > all[best].Next) {
+				best = i
+			} else if a.First > l.next && behind < 0 {
+				behind = i
+			}
+		}
+		if best >= 0 {
+			l.list = append(l.list, shippedPart{all[best], l.next})
+			l.next = all[best].Next
+			continue
+		}
+		h := l.lost.at(l.next)
+		if h == nil || behind < 0 {
+			return
+		}
+		l.next = min(h.Next, all[behind].First)
+	}
 }
 
 // Next returns the seq behind the last record of the log.
@@ -68,42 +106,41 @@ func (l *ShippedLog) Next() uint64 { return l.next }
 
 // Records is that of Journal.
 func (l *ShippedLog) Records(from uint64, fn func(seq uint64, record []byte) error) error {
-	return l.each(func(a *archiveMeta) error {
+	for i := range l.list {
+		a := &l.list[i]
 		if a.Next <= from {
-			return nil
+			continue
 		}
-		at := max(from, a.First)
-		err := archiveRecords(a, l.keys, &at, fn)
+		at := max(from, a.from)
+		err := archiveRecords(&a.archiveMeta, l.keys, &at, fn)
 		if err == nil && at != a.Next {
 			err = &ErrRecord{at, "is missing"}
 		}
-		return err
-	})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Resume is that of Journal.
+func (l *ShippedLog) Resume(tree, seq uint64) (size uint64, roots []tlog.Hash, ok bool) {
+	return l.lost.resume(tree, seq)
 }
 
 // Checkpoints is that of Journal.
 func (l *ShippedLog) Checkpoints(fn func(size uint64, text []byte) error) error {
 	var last uint64
-	return l.each(func(a *archiveMeta) error {
-		return archiveCheckpoints(a, l.keys, func(size uint64, text []byte) error {
+	for i := range l.list {
+		err := archiveCheckpoints(&l.list[i].archiveMeta, l.keys, func(size uint64, text []byte) error {
 			if size <= last {
 				return nil
 			}
 			last = size
 			return fn(size, text)
 		})
-	})
-}
-
-// each calls fn for the archives that follow each other from record 0 on.
-func (l *ShippedLog) each(fn func(a *archiveMeta) error) error {
-	var at uint64
-	for i := range l.archives {
-		if a := &l.archives[i]; a.First == at {
-			if err := fn(a); err != nil {
-				return err
-			}
-			at = a.Next
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -162,11 +162,7 @@ func (j *Journal) holeRoot(level int, n uint64) (tlog.Hash, bool) {
 func (j *Journal) Resume(tree, seq uint64) (size uint64, roots []tlog.Hash, ok bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	t := compact{size: tree}
-	if j.lost.pass(&t, seq); t.size < seq {
-		return 0, nil, false
-	}
-	return t.size, t.roots, true
+	return j.lost.resume(tree, seq)
 }
 
 // Size returns the number of records committed, which is the next seq.

@@ -221,7 +221,7 @@ func TestWhatACollectorHasIsTrimmedAndStaysProvable(t *testing.T) {
 	if r.Trimmed == 0 || r.Totals != totals || r.Totals.Received != 3*500+100+1 {
 		t.Fatalf("report %+v", r)
 	}
-	l, err := OpenShipped(shipped, []Key{testKey})
+	l, err := OpenShipped(shipped, o.Dir, []Key{testKey})
 	if err != nil || l.Next() < r.Trimmed {
 		t.Fatalf("shipped up to %d of %d, %v", l.Next(), r.Trimmed, err)
 	}

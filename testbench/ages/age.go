@@ -368,11 +368,11 @@ func (l *life) prove(ctx context.Context) error {
 	if !l.age.Collector || rest.Trimmed == 0 {
 		return nil
 	}
-	log, err := journal.OpenShipped(l.shipped, l.o.Keys)
+	log, err := journal.OpenShipped(l.shipped, l.o.Dir, l.o.Keys)
 	if err != nil {
 		return err
 	}
-	part, root, err := audit.VerifyTo(ctx, log, rest.Trimmed, l.key)
+	part, root, err := audit.VerifyTo(ctx, log, rest.Trimmed, rest.Stated, l.key)
 	if err != nil {
 		return err
 	}
