@@ -6,15 +6,20 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/audit"
+	"github.com/sluice-edge/sluice/gateway/journal"
 )
 
 // recordsPage bounds the records that a running gateway hands out in one answer.
@@ -25,18 +30,23 @@ const (
 
 // page is one answer of audit/records.
 type page struct {
+	First   uint64   `json:"first"` // seq of the first of them: records in front of it may be lost, or trimmed
 	Records [][]byte `json:"records"`
 	Next    uint64   `json:"next"` // seq behind the last of them
+
+	Trimmed uint64            `json:"trimmed,omitempty"` // the first record that is here, when earlier ones were asked for
+	Kept    map[uint64][]byte `json:"kept,omitempty"`    // and the change records of these that are kept
 }
 
 func auditReconcile(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	var name, from, to string
+	var name, from, to, shipped string
 	var bare bool
 	r, status := parseReading("audit reconcile", args, stdout, stderr, func(fs *flag.FlagSet, r *reading) {
-		r.synopsis, r.operands = "[-c FILE] [--json] [--uplink NAME] [--from SEQ|TIME] [--to SEQ|TIME] CAPTURE", 1
+		r.synopsis, r.operands = "[-c FILE] [--json] [--uplink NAME] [--from SEQ|TIME] [--to SEQ|TIME] [--shipped DIR] CAPTURE", 1
 		fs.StringVar(&name, "uplink", "", "`name` of the uplink that the capture is of; may be left out when there is one")
 		fs.StringVar(&from, "from", "", "first decision that must be captured: a `seq` or a time, 2026-01-31T08:00:00Z; else the first that is")
 		fs.StringVar(&to, "to", "", "last decision that must be captured: a `seq` or a time; else the last that is")
+		fs.StringVar(&shipped, "shipped", "", "`folder` of archives from the collector: compare with trimmed records too")
 		fs.BoolVar(&bare, "no-prefix", false, "topics stand without the uplink's topic_prefix, as sluice filter prints them")
 	})
 	if r == nil {
@@ -73,7 +83,7 @@ func auditReconcile(args []string, stdin io.Reader, stdout, stderr io.Writer) in
 		defer f.Close()
 		in = f
 	}
-	report, err := reconcile(r.ctx, r.cfg, in, o)
+	report, err := reconcile(r.ctx, r.cfg, shipped, in, o)
 	if errors.Is(err, audit.ErrTooMany) {
 		return fail(stderr, fmt.Errorf("reconcile: %w", err), "narrow what must be captured with --from and --to")
 	}
@@ -135,26 +145,79 @@ func parseBound(s string) (*audit.Bound, error) {
 }
 
 // reconcile compares a capture with the record, which the running gateway reads out, or the files of one that is not.
-func reconcile(ctx context.Context, cfg *Config, capture io.Reader, o audit.ReconcileOptions) (*audit.Reconciliation, error) {
+// What is trimmed of it is read from a folder of archives, when one is named.
+func reconcile(ctx context.Context, cfg *Config, shipped string, capture io.Reader, o audit.ReconcileOptions) (*audit.Reconciliation, error) {
 	running := &gatewayRecords{ctx: ctx, cfg: cfg}
-	if _, err := running.page(0, 1); err == nil {
-		return audit.Reconcile(ctx, running, capture, o)
-	} else if !errors.Is(err, errNoGateway) {
+	var log audit.Partial = running
+	var err error
+	if running.begin, err = running.page(0, 1); errors.Is(err, errNoGateway) {
+		j, err := offline(cfg)
+		if err != nil {
+			return nil, err
+		}
+		defer j.Close()
+		log = j
+	} else if err != nil {
 		return nil, err
 	}
-	j, err := offline(cfg)
-	if err != nil {
-		return nil, err
+	if shipped == "" {
+		return audit.Reconcile(ctx, log, capture, o)
 	}
-	defer j.Close()
-	return audit.Reconcile(ctx, j, capture, o)
+	whole := wholeLog{rest: log}
+	if whole.next, _, _ = log.Start(); whole.next > 0 {
+		keys, err := offlineKeys(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if whole.shipped, err = journal.OpenShipped(shipped, cfg.DataDir, keys); err != nil {
+			return nil, err
+		}
+		if end := whole.shipped.Next(); end < whole.next {
+			return nil, fmt.Errorf("the archives in the folder end before record %d; the log here begins with record %d", end, whole.next)
+		}
+	}
+	return audit.Reconcile(ctx, &whole, capture, o)
+}
+
+// wholeLog are the records of a log up to next as a collector has them, and those behind as the box has them.
+type wholeLog struct {
+	shipped *journal.ShippedLog
+	next    uint64
+	rest    audit.Records
+}
+
+var errRest = errors.New("the rest is on the box")
+
+// Records implements audit.Records.
+func (l *wholeLog) Records(from uint64, fn func(seq uint64, record []byte) error) error {
+	if from < l.next {
+		err := l.shipped.Records(from, func(seq uint64, record []byte) error {
+			if seq >= l.next {
+				return errRest
+			}
+			return fn(seq, record)
+		})
+		if err != nil && err != errRest {
+			return err
+		}
+	}
+	return l.rest.Records(max(from, l.next), fn)
 }
 
 // gatewayRecords are the records of a gateway that runs.
 type gatewayRecords struct {
-	ctx context.Context
-	cfg *Config
+	ctx   context.Context
+	cfg   *Config
+	begin *page
 }
+
+// Start implements audit.Partial; it knows no roots.
+func (g *gatewayRecords) Start() (next uint64, _ []tlog.Hash, changes []uint64) {
+	return g.begin.Trimmed, nil, slices.Sorted(maps.Keys(g.begin.Kept))
+}
+
+// Kept implements audit.Partial.
+func (g *gatewayRecords) Kept(seq uint64) []byte { return g.begin.Kept[seq] }
 
 func (g *gatewayRecords) page(from, limit uint64) (*page, error) {
 	var p page
@@ -172,9 +235,13 @@ func (g *gatewayRecords) Records(from uint64, fn func(seq uint64, record []byte)
 		if len(p.Records) == 0 {
 			return nil
 		}
-		if p.Next != from+uint64(len(p.Records)) {
-			return fmt.Errorf("ask the gateway: records from %d end at %d", from, p.Next)
+		if p.Trimmed > from {
+			return &journal.ErrTrimmed{Next: p.Trimmed}
 		}
+		if p.First < from || p.Next != p.First+uint64(len(p.Records)) {
+			return fmt.Errorf("ask the gateway: records from %d on are %d to %d", from, p.First, p.Next)
+		}
+		from = p.First
 		for _, record := range p.Records {
 			if err := fn(from, record); err != nil {
 				return err
@@ -196,10 +263,22 @@ func (a *assembly) records(_ context.Context, r *http.Request) (any, error) {
 	if err != nil || limit < 1 || limit > recordsPage {
 		limit = recordsPage
 	}
-	p, size := page{Records: [][]byte{}, Next: from}, 0
+	p, size := page{Records: [][]byte{}}, 0
+	if next, _, changes := a.journal.Start(); from < next {
+		from, p.Trimmed, p.Kept = next, next, make(map[uint64][]byte)
+		for _, seq := range changes {
+			if record := a.journal.Kept(seq); record != nil { // trimmed meanwhile: there are newer ones
+				p.Kept[seq] = record
+			}
+		}
+	}
+	p.First, p.Next = from, from
 	err = a.journal.Records(from, func(seq uint64, record []byte) error {
-		if uint64(len(p.Records)) >= limit || size > 0 && size+len(record) > recordsPageBytes {
+		if len(p.Records) > 0 && seq != p.Next || uint64(len(p.Records)) >= limit || size > 0 && size+len(record) > recordsPageBytes {
 			return errPage
+		}
+		if len(p.Records) == 0 {
+			p.First = seq
 		}
 		p.Records, p.Next, size = append(p.Records, append([]byte(nil), record...)), seq+1, size+len(record)
 		return nil
@@ -226,6 +305,13 @@ func printReconciliation(w io.Writer, r *audit.Reconciliation) {
 		count(int(r.Captured), "message"), r.Uplink, count(int(r.Control), "control message"), r.Matched, count(int(r.Duplicates), "duplicate"))
 	fmt.Fprintf(w, "off the record %d, altered %d, missing %d, unverifiable %d, unreadable lines %d\n",
 		r.OffRecordCount, r.AlteredCount, r.MissingCount, r.Unverifiable, r.Malformed)
+	for _, n := range r.NotCompared {
+		if n[1] < r.Trimmed {
+			fmt.Fprintf(w, "records %s are trimmed and were not compared: --shipped DIR compares with the collector's archives\n", n)
+		} else {
+			fmt.Fprintf(w, "records %s are lost, as audit verify says, and were not compared\n", n)
+		}
+	}
 	if r.From != nil && r.To != nil {
 		fmt.Fprintf(w, "of the decisions from %d to %d the record says that %d were forwarded\n", *r.From, *r.To, r.Forwarded)
 	}

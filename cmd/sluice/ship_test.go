@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,11 +140,17 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 		t.Fatal(out)
 	}
 	c.SetFault(collector.WrongDigest)
+	var oldest, newest []string // what the cloud got
 	for range 5 {
-		if status, out := verbOutput(messages(30_000), "filter", "-c", file); status != exitGood {
+		status, out := verbOutput(messages(30_000), "filter", "-c", file)
+		if status != exitGood {
 			t.Fatalf("%.2000s", out)
 		}
+		if newest = captured(out); oldest == nil {
+			oldest = newest[:500]
+		}
 	}
+	newest = newest[len(newest)-500:]
 	runUntil(t, file, func(a *assembly) bool { // a collector that lies gets nothing trimmed, and everybody is told
 		s := a.shipper.Status()
 		return s.Failed > 0 && strings.Contains(s.Err, "receipt")
@@ -163,6 +170,7 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 				t.Errorf("%v: %d: %s", args, status, out)
 			}
 		}
+		reconcileTrimmed(t, file, kept, oldest, newest)
 		for _, cond := range a.ready() {
 			if cond.Name == "collector" && (!cond.OK || cond.Detail != "") {
 				t.Errorf("%+v", cond)
@@ -190,6 +198,7 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 	if status, out := verbOutput("", "journal", "check", "-c", file); status != exitGood || !strings.Contains(out, "are trimmed") {
 		t.Fatal(out)
 	}
+	reconcileTrimmed(t, file, kept, oldest, newest)
 	files, err := filepath.Glob(filepath.Join(kept, "0*"))
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
@@ -208,7 +217,83 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 	if err := os.Remove(files[0]); err != nil {
 		t.Fatal(err)
 	}
+	if status, out := verbOutput(strings.Join(oldest, "\n"), "audit", "reconcile", "-c", file, "--no-prefix", "--shipped", kept, "-"); status != exitBad || !strings.Contains(out, "end before record") {
+		t.Fatalf("reconciled with a missing archive: %s", out)
+	}
 	if status, out := verbOutput("", "audit", "verify", "-c", file, "--shipped", kept); status != exitBad || !strings.Contains(out, "end before record") {
 		t.Fatalf("a missing archive: %s", out)
 	}
+}
+
+// captured returns the lines of messages that filter printed.
+func captured(out string) (lines []string) {
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, "{") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return lines
+}
+
+// reconcileTrimmed compares captures with a log of which the oldest records are trimmed, without and with the archives.
+func reconcileTrimmed(t *testing.T, file, kept string, oldest, newest []string) {
+	t.Helper()
+	change := func(lines []string, n int, line string) []string {
+		lines = slices.Clone(lines)
+		lines[n] = line
+		return lines
+	}
+	altered := strings.Replace(oldest[7], `"topic":"`, `"topic":"x`, 1)
+	for _, c := range []struct {
+		name    string
+		lines   []string
+		shipped bool
+		status  int
+		want    []string
+	}{
+		{"trimmed, here", oldest, false, exitBad, []string{"off the record 500,", "are trimmed and were not compared: --shipped DIR", "no decision that is here has this id"}},
+		{"not trimmed, here", newest, false, exitGood, []string{"500 match the record", "are trimmed and were not compared: --shipped DIR", "\nok\n"}},
+		{"both, here", slices.Concat(oldest, newest), false, exitBad, []string{"500 match the record", "off the record 500,"}},
+		{"trimmed, with the archives", oldest, true, exitGood, []string{"500 match the record", "\nok\n"}},
+		{"not trimmed, with the archives", newest, true, exitGood, []string{"500 match the record", "\nok\n"}},
+		{"one altered", change(oldest, 7, altered), true, exitBad, []string{"499 match the record", "off the record 0, altered 1, missing 0", "message line 8 seq "}},
+		{"one off the record", change(oldest, 7, strangerOf(t, oldest[7])), true, exitBad, []string{"off the record 1, altered 0"}},
+		{"one not captured", slices.Delete(slices.Clone(oldest), 7, 8), true, exitBad, []string{"499 match the record", "missing 1,", "was forwarded and is not in the capture"}},
+	} {
+		args := []string{"audit", "reconcile", "-c", file, "--no-prefix"}
+		if c.shipped {
+			args = append(args, "--shipped", kept)
+		}
+		status, out := verbOutput(strings.Join(c.lines, "\n"), append(args, "-")...)
+		if status != c.status || c.shipped && strings.Contains(out, "not compared") {
+			t.Errorf("%s: %d: %.1500s", c.name, status, out)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: no %q in %.1500s", c.name, want, out)
+			}
+		}
+	}
+}
+
+// strangerOf is a captured message under an id that no decision has.
+func strangerOf(t *testing.T, line string) string {
+	t.Helper()
+	var m struct {
+		Topic   string `json:"topic"`
+		Payload []byte `json:"payload_base64"`
+	}
+	if err := json.Unmarshal([]byte(line), &m); err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(m.Payload, []byte(`"_sluice_id":"`))
+	if at < 0 {
+		t.Fatalf("no id in %s", m.Payload)
+	}
+	copy(m.Payload[at+len(`"_sluice_id":"`):], "0123456789abcdef")
+	text, err := json.Marshal(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

@@ -13,12 +13,21 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/sluice-edge/sluice/gateway"
 )
 
 // Records is where the records of a log come from, as in Log.
 type Records interface {
 	Records(from uint64, fn func(seq uint64, record []byte) error) error
+}
+
+// Partial is Records that begin behind record 0: Start and Kept are those of Trimmed.
+type Partial interface {
+	Records
+	Start() (next uint64, roots []tlog.Hash, changes []uint64)
+	Kept(seq uint64) []byte
 }
 
 // Bounds of one Reconcile. A capture of n messages takes 64 bytes of temporary disk for each, and for each decision
@@ -80,6 +89,8 @@ type Reconciliation struct {
 	Forwarded     uint64   `json:"forwarded"`      // of them: captured, or on the record as forwarded
 	OtherIdentity uint64   `json:"other_identity"` // of them: decided when the uplink had another identity, not compared
 	Notes         []string `json:"notes"`
+	Trimmed       uint64   `json:"trimmed,omitempty"`      // the first record that is there
+	NotCompared   []Range  `json:"not_compared,omitempty"` // records that are not there: trimmed, or lost to damage
 }
 
 // Differ is one difference between capture and record. It never holds topic or content.
@@ -99,7 +110,8 @@ func note(list *[]Differ, count *uint64, d Differ) {
 
 // Reconcile compares what a recipient captured of one uplink with the record, both ways: what was captured must be on
 // the record as something that may leave, and be what the record commits to; what the record says was forwarded must
-// have been captured. It says nothing about the record itself: Verify does. An error means that nothing is known.
+// have been captured. It says nothing about the record itself: Verify does. Of a log that is Partial it compares what is
+// there; what was captured of the rest is then off the record. An error means that nothing is known.
 func Reconcile(ctx context.Context, log Records, capture io.Reader, o ReconcileOptions) (*Reconciliation, error) {
 	if o.memory == 0 {
 		o.memory = sortMemory
@@ -117,7 +129,7 @@ func Reconcile(ctx context.Context, log Records, capture io.Reader, o ReconcileO
 	}()
 	for _, step := range []func() error{
 		func() error { return readCapture(capture, r.capture) },
-		func() error { return log.Records(0, r.decision) },
+		func() error { return r.decisions(log) },
 		r.join,
 		func() error { return r.missing(log) },
 	} {
@@ -147,6 +159,8 @@ type reconciliation struct {
 	captured *sorter              // entries of the capture, by id and line
 	narrow   map[uint64][2]uint64 // incarnation → least and greatest counter captured
 	wide     bool                 // too many incarnations to narrow by
+
+	begin, next uint64 // of the records: the first that is there, and the one that comes next
 
 	uplink   int             // the record's number; -1: not named yet
 	sets     map[uint64]bool // version set → the uplink has the identity in it
@@ -240,9 +254,30 @@ func numberOf(e []byte) uint64 { return binary.BigEndian.Uint64(e[16:]) }
 func leftOf(e []byte) []byte   { return e[24:56] }
 func flagsOf(e []byte) uint64  { return binary.BigEndian.Uint64(e[56:]) }
 
+// decisions is the first pass over the records.
+func (r *reconciliation) decisions(log Records) error {
+	if p, ok := log.(Partial); ok {
+		next, _, changes := p.Start()
+		for _, seq := range changes {
+			if err := gateway.DecodeRecord(p.Kept(seq), &r.rec); err != nil {
+				return fmt.Errorf("record %d: %w", seq, err)
+			}
+			r.change()
+		}
+		if r.begin, r.next, r.out.Trimmed = next, next, next; next > 0 {
+			r.out.NotCompared = append(r.out.NotCompared, Range{0, next - 1})
+		}
+	}
+	return log.Records(r.begin, r.decision)
+}
+
 // decision takes one record of the first pass in.
 func (r *reconciliation) decision(seq uint64, record []byte) error {
 	r.out.Records++
+	if seq > r.next {
+		r.out.NotCompared = append(r.out.NotCompared, Range{r.next, seq - 1})
+	}
+	r.next = seq + 1
 	if seq%progressStep == 0 {
 		r.o.Progress("records", seq)
 		if r.ctx.Err() != nil {
@@ -382,6 +417,9 @@ func (r *reconciliation) compare(c, decision []byte) bool {
 	d := Differ{Line: numberOf(c), ID: idOf(c).String()}
 	if decision == nil {
 		d.Why = "no decision has this id"
+		if len(r.out.NotCompared) > 0 {
+			d.Why = "no decision that is here has this id"
+		}
 		note(&r.out.OffRecord, &r.out.OffRecordCount, d)
 		return false
 	}
@@ -434,7 +472,7 @@ func (r *reconciliation) missing(log Records) error {
 	}
 	begin := r.first
 	if r.o.From != nil {
-		begin = r.o.From.Seq // 0 for a time
+		begin = max(r.begin, r.o.From.Seq) // 0 for a time
 	}
 	captured, err := found.next()
 	if err != nil {

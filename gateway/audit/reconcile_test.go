@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/sluice-edge/sluice/gateway"
 )
 
@@ -109,7 +111,7 @@ func (l *captureLog) settle(first, last uint64, state gateway.State, detail stri
 	l.add(&gateway.Record{Kind: kind, Uplink: 3, State: state, First: first, Last: last, Count: last - first + 1, Detail: []byte(detail)})
 }
 
-func reconciled(t *testing.T, l *captureLog, lines []string, more func(*ReconcileOptions)) *Reconciliation {
+func reconciled(t *testing.T, l Records, lines []string, more func(*ReconcileOptions)) *Reconciliation {
 	t.Helper()
 	identity, err := gateway.NewIdentity(gateway.IdentityConfig{Mode: "topic", Template: "{topic}/{id}/{salt}"}, "g")
 	if err != nil {
@@ -398,6 +400,59 @@ func BenchmarkReconcile(b *testing.B) {
 			var kib float64
 			fmt.Sscan(after, &kib)
 			b.ReportMetric(kib/1024, "MiB-peak")
+		}
+	}
+}
+
+// partialCapture is a captureLog that begins with a record behind its only change record, and lost some.
+type partialCapture struct {
+	*captureLog
+	next  uint64
+	holes []Range
+}
+
+func (l *partialCapture) Records(from uint64, fn func(uint64, []byte) error) error {
+	if from < l.next {
+		return errors.New("trimmed")
+	}
+	return l.captureLog.Records(from, func(seq uint64, record []byte) error {
+		for _, h := range l.holes {
+			if h[0] <= seq && seq <= h[1] {
+				return nil
+			}
+		}
+		return fn(seq, record)
+	})
+}
+
+func (l *partialCapture) Start() (uint64, []tlog.Hash, []uint64) { return l.next, nil, []uint64{0} }
+func (l *partialCapture) Kept(seq uint64) []byte                 { return l.records[seq] }
+
+func TestWhatIsNotThereIsNotComparedAndNamed(t *testing.T) {
+	l := usualLog() // decisions are records 1 to 40
+	for _, c := range []struct {
+		name         string
+		holes        []Range
+		lines        []string
+		from         *Bound
+		off, missing uint64
+		not          []Range
+	}{
+		{"what is here", nil, l.sent[20:], nil, 0, 0, []Range{{0, 19}}},
+		{"what is here, one not captured", nil, slices.Delete(slices.Clone(l.sent[20:]), 5, 6), nil, 0, 1, []Range{{0, 19}}},
+		{"from where it is not any more", nil, l.sent[20:], &Bound{Seq: 3}, 0, 1, []Range{{0, 19}}}, // record 20 is here and was forwarded
+		{"what is not here", nil, l.sent, nil, 19, 0, []Range{{0, 19}}},
+		{"with a hole", []Range{{25, 29}}, l.sent[20:], nil, 5, 0, []Range{{0, 19}, {25, 29}}},
+		{"with a hole, not captured", []Range{{25, 29}}, slices.Delete(slices.Clone(l.sent[20:]), 4, 9), nil, 0, 0, []Range{{0, 19}, {25, 29}}},
+	} {
+		r := reconciled(t, &partialCapture{l, 20, c.holes}, c.lines, func(o *ReconcileOptions) { o.From = c.from })
+		if r.OffRecordCount != c.off || r.MissingCount != c.missing || r.AlteredCount != 0 || r.OK != (c.off+c.missing == 0) || r.Trimmed != 20 || !slices.Equal(r.NotCompared, c.not) {
+			t.Errorf("%s: %+v", c.name, r)
+		}
+		for _, d := range r.OffRecord {
+			if d.Why != "no decision that is here has this id" {
+				t.Errorf("%s: %s", c.name, d.Why)
+			}
 		}
 	}
 }
