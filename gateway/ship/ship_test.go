@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,7 +57,7 @@ func archiveFile(first, next uint64, size int) []byte {
 func (s *shelf) Unshipped() (a gateway.Archive, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for first := uint64(0); s.files[first] != nil; first += 10 {
+	for _, first := range slices.Sorted(maps.Keys(s.files)) {
 		if s.receipts[first] == nil {
 			return gateway.Archive{First: first, Next: first + 10, Bytes: int64(len(s.files[first]))}, true
 		}
@@ -237,6 +239,66 @@ func TestACollectorRefusesWhatDoesNotFit(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(st.dir, "*", ".tmp-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// put sends a file to the collector as a gateway would and returns the answer.
+func (st *stand) put(t *testing.T, name string, body []byte) (status int, answer []byte) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodPut, st.address+name, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(body)
+	req.Header.Set("Authorization", "Bearer secret")
+	req.Header.Set("Content-Digest", "sha-256=:"+base64Of(digest[:])+":")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if answer, err = io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, answer
+}
+
+func TestArchivesBehindAHoleAreShippedAndNobodySignsForTheHole(t *testing.T) {
+	st := newStand(t, 5, func(c *Config) { c.Timeout = time.Minute })
+	hole := st.store.files[20]
+	delete(st.store.files, 20) // records 20 to 29 were lost to damage
+	st.run(t, 1)
+	if s := st.s.Status(); len(st.store.receipts) != 4 || !s.Answering || s.Failed != 0 {
+		t.Fatalf("%d receipts, %+v", len(st.store.receipts), s)
+	}
+	for first, text := range st.store.receipts {
+		if r, err := st.key.ParseVerifyReceipt(text); err != nil || r.First != first || r.Next != first+10 {
+			t.Fatalf("receipt for %d is for %d to %d, %v", first, r.First, r.Next, err)
+		}
+	}
+	name := func(first, next uint64) string { return fmt.Sprintf("/vgw-0001/%020d-%020d", first, next) }
+	for what, c := range map[string]struct {
+		name string
+		body []byte
+		want int
+	}{
+		"the hole, with what is in front of it": {name(20, 30), st.store.files[10], 400},
+		"the hole, with nothing":                {name(20, 30), nil, 400},
+		"the hole and what is behind it":        {name(20, 40), archiveFile(20, 40, 900), 409},
+		"what is in front of it and the hole":   {name(10, 30), archiveFile(10, 30, 900), 409},
+		"all over it":                           {name(0, 50), archiveFile(0, 50, 900), 409},
+		"a part of a file that it has":          {name(30, 35), archiveFile(30, 35, 900), 409},
+	} {
+		status, answer := st.put(t, c.name, c.body)
+		if _, err := st.key.ParseVerifyReceipt(answer); status != c.want || err == nil {
+			t.Errorf("%s: %d, want %d; signed: %v", what, status, c.want, err == nil)
+		}
+	}
+	if files, err := filepath.Glob(filepath.Join(st.dir, "vgw-0001", "*")); err != nil || len(files) != 4 {
+		t.Fatalf("files %q, %v", files, err)
+	}
+	if status, answer := st.put(t, name(20, 30), hole); status != 201 { // it was found after all
+		t.Fatalf("%d %s", status, answer)
 	}
 }
 
