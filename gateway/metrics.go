@@ -227,6 +227,38 @@ func (m *Metrics) Journal(j JournalNumbers, sources []string, uplinks map[string
 	})
 }
 
+// Shipped is how the shipping of archives to a collector stands.
+type Shipped struct {
+	Bytes    uint64 // sent since the start, of archives that got a receipt
+	Failed   uint64 // attempts since the start
+	TreeSize uint64 // up to which every archive has a receipt, is trimmed, or is lost
+	Waiting  int    // archives without a receipt
+	Last     time.Time
+}
+
+// Shipping registers what is read at every scrape about shipping.
+func (m *Metrics) Shipping(read func() Shipped) {
+	for name, c := range map[string]struct {
+		help string
+		of   func(s Shipped) float64
+	}{
+		"waiting_archives":               {"Archives that the collector has given no receipt for.", func(s Shipped) float64 { return float64(s.Waiting) }},
+		"receipt_tree_size":              {"Records up to which the collector has given receipts or everything is trimmed.", func(s Shipped) float64 { return float64(s.TreeSize) }},
+		"last_receipt_timestamp_seconds": {"When the collector last gave a receipt since the start, 0 for never.", func(s Shipped) float64 { return unixOrZero(s.Last) }},
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "sluice_ship_" + name, Help: c.help}, func() float64 { return c.of(read()) }))
+	}
+	for name, c := range map[string]struct {
+		help string
+		of   func(s Shipped) uint64
+	}{
+		"sent_bytes_total": {"Bytes of the archives that the collector took.", func(s Shipped) uint64 { return s.Bytes }},
+		"errors_total":     {"Attempts to ship an archive that ended without a receipt.", func(s Shipped) uint64 { return s.Failed }},
+	} {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_ship_" + name, Help: c.help}, func() float64 { return float64(c.of(read())) }))
+	}
+}
+
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("sluice_"+name, help, labels, nil)
 }

@@ -251,12 +251,24 @@ func (a *assembly) forward(newUplink func(name string, c *UplinkConfig) (gateway
 		return err
 	}
 	a.metrics.Journal(&journalNumbers{Journal: a.journal, shipper: a.shipper}, sourceNames(a.cfg), a.uplinks)
+	a.metrics.Shipping(a.shipped)
 	a.forwarders = list
 	for _, f := range list {
 		a.others.Go(func() { f.Run(a.serving) })
 	}
 	a.others.Go(func() { a.tend(a.serving) })
 	return nil
+}
+
+// shipped is how shipping stands, all zero without a collector.
+func (a *assembly) shipped() (s gateway.Shipped) {
+	if a.shipper == nil {
+		return s
+	}
+	status := a.shipper.Status()
+	s.Bytes, s.Failed, s.Last = status.Bytes, status.Failed, status.Last
+	s.TreeSize, s.Waiting = a.journal.Receipts()
+	return s
 }
 
 // newSource makes the source that the configuration names.

@@ -170,6 +170,9 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 				t.Errorf("%v: %d: %s", args, status, out)
 			}
 		}
+		if s := a.shipped(); s.Bytes == 0 || s.Waiting != 0 || s.TreeSize < a.journal.Trimmed() || s.Last.IsZero() {
+			t.Errorf("metrics of shipping: %+v", s)
+		}
 		reconcileTrimmed(t, file, kept, oldest, newest)
 		for _, cond := range a.ready() {
 			if cond.Name == "collector" && (!cond.OK || cond.Detail != "") {

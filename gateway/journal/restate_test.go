@@ -202,6 +202,12 @@ func TestALossInFrontIsTrimmedLikeEverythingElse(t *testing.T) {
 		t.Fatalf("trimmed up to %d, %+v", j.Trimmed(), j.Losses())
 	}
 	shippedWithHoles(t, j, o, shipped)
+	until(t, j, "all receipts, past the hole", func() bool {
+		ship(t, j, shipped)
+		size, waiting := j.Receipts()
+		list := j.Archives()
+		return waiting == 0 && size >= front.Next && (len(list) == 0 || size == list[len(list)-1].Next)
+	})
 	totals := j.Totals()
 	j.Close()
 	mustCheck(t, o.Dir)

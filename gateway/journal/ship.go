@@ -64,6 +64,33 @@ func (j *Journal) archiveStat() (s ArchiveStat) {
 	return s
 }
 
+// Receipts returns the size of the tree up to which every archive has a receipt, is trimmed or is lost, and how many archives
+// have none.
+func (j *Journal) Receipts() (size uint64, waiting int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	next := make(map[uint64]uint64) // of those with a receipt, by first seq
+	for _, a := range j.archives {
+		if j.receipts[a.First] {
+			next[a.First] = a.Next
+		} else {
+			waiting++
+		}
+	}
+	if j.base != nil {
+		size = j.base.Next
+	}
+	for {
+		if h := j.lost.at(size); h != nil {
+			size = h.Next
+		} else if n := next[size]; n > size {
+			size = n
+		} else {
+			return size, waiting
+		}
+	}
+}
+
 // maxDays stands for a date too far away to matter.
 const maxDays = 36500
 

@@ -77,6 +77,7 @@ type Status struct {
 	Answering bool      `json:"answering"` // the last archive was answered with a receipt, or there was nothing to send
 	Last      time.Time `json:"last,omitzero"`
 	Sent      uint64    `json:"sent"`   // archives since the start
+	Bytes     uint64    `json:"bytes"`  // of these
 	Failed    uint64    `json:"failed"` // attempts since the start
 	Err       string    `json:"err,omitempty"`
 }
@@ -178,7 +179,13 @@ func (s *Shipper) ship(ctx context.Context, a gateway.Archive) error {
 	if _, err := s.check(a, digest, receipt); err != nil {
 		return fmt.Errorf("ship archive: %w", err)
 	}
-	return s.store.Shipped(a, receipt)
+	if err := s.store.Shipped(a, receipt); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.status.Bytes += uint64(a.Bytes)
+	s.mu.Unlock()
+	return nil
 }
 
 // put sends the file of an archive and returns the answer, which may be anything of up to signed.MaxReceipt bytes.

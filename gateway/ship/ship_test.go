@@ -153,7 +153,7 @@ func TestArchivesAreShippedOnceAndInOrder(t *testing.T) {
 	}
 	clear(st.store.receipts) // as if the box had lost them: the same files get receipts again
 	st.run(t, 1)
-	if s := st.s.Status(); len(st.store.receipts) != 5 || !s.Answering || s.Sent != 10 || s.Failed != 0 {
+	if s := st.s.Status(); len(st.store.receipts) != 5 || !s.Answering || s.Sent != 10 || s.Bytes != 2*(5*1000+10) || s.Failed != 0 {
 		t.Fatalf("%d receipts, %+v", len(st.store.receipts), s)
 	}
 }
