@@ -139,7 +139,7 @@ func poison(ctx context.Context, b *bench, r *row) error {
 
 func (d *bed) poisoned(ctx context.Context, cloud *stand.Cloud, answer stand.Answer) error {
 	cloud.Script(func(topic string, _ []byte) stand.Answer {
-		if strings.HasSuffix(topic, poisonTopic) {
+		if strings.Contains(topic, poisonTopic) {
 			return answer
 		}
 		return stand.Take
@@ -168,7 +168,7 @@ func (d *bed) poisoned(ctx context.Context, cloud *stand.Cloud, answer stand.Ans
 		d.row.bad("answer %d: the rest does not arrive", answer)
 	}
 	d.row.recovered(time.Since(since))
-	d.before.Duplicates = d.load.Counts().Duplicates // finding the poison takes tries, each of which may copy a window
+	d.before.Copies = d.load.Counts().Copies // finding the poison takes tries, each of which may copy a window
 	return d.close(ctx)
 }
 

@@ -63,7 +63,6 @@ type bed struct {
 	load    *traffic.Run
 	before  traffic.Counts // at the last fault
 	marked  int            // faults until then
-	resent  uint64         // between the last two marks
 	window  uint64
 	worst   map[string]time.Duration // from the end of a fault until all that waited had arrived
 	records uint64                   // at the last inspection
@@ -114,6 +113,7 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
     jurisdiction: CN
     purpose: remote diagnosis
     legal_basis: contract
+    identity: { mode: topic, template: "{topic}/{id}" }
     mqtt: { url: "tcp://@CLOUD@", qos: 1, inflight: %d, keep_alive: 2s, connect_timeout: 2s%s }`, uplinkWindow, p.uplink)}
 	var kinds []fleet.Kind
 	if p.stay {
@@ -137,12 +137,11 @@ func (b *bench) makeBed(ctx context.Context, r *row, p plan) (_ *bed, err error)
 			return nil, err
 		}
 		devices = []string{d.gate.Addr, d.gate.Addr, d.relay.Addr}
-		d.window += deviceWindow // the bridge sends again what it has no answer to, and does not say how much
 	}
 	d.row.Window = max(d.row.Window, d.window)
 	d.load, err = traffic.Start(ctx, traffic.Config{
 		Devices: devices, Cloud: p.watch, Connections: connections, QoS: 1, CloudQoS: 1, Window: deviceWindow,
-		Rate: p.rate, Size: bodySize, Kinds: kinds, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Count: p.count, Capacity: capacity,
+		Rate: p.rate, Size: bodySize, Kinds: kinds, Seed: d.rng.Uint64(), Reconnect: true, Drain: p.patience, Count: p.count, Capacity: capacity, IDs: true,
 	})
 	return d, err
 }
@@ -172,17 +171,19 @@ func (d *bed) remove() {
 	}
 }
 
-// mark ends the account of the faults since the last mark: mostly one.
+// mark ends the account of the faults since the last mark: mostly one. Copies are counted by the gate's ids: a message that a
+// device sent twice is two messages to the gate. Mosquitto's bridge does that by the thousand now and then, long after it had an
+// answer to them.
 func (d *bed) mark() {
 	now := d.load.Counts()
 	faults := uint64(max(d.row.Runs-d.marked, 1))
-	copies, resent := now.Duplicates-d.before.Duplicates, now.Resent-d.before.Resent
+	copies, resent := now.Copies-d.before.Copies, now.Resent-d.before.Resent
 	d.row.Duplicates, d.row.Resent = max(d.row.Duplicates, copies/faults), max(d.row.Resent, resent/faults)
-	if copies > d.window*faults+resent+d.resent { // copies of what was sent again just before a fault arrive after it
-		d.row.bad("%d copies after fault %d, with a window of %d and %d sent again by devices", copies, d.row.Runs, d.window*faults, resent+d.resent)
+	if copies > d.window*faults {
+		d.row.bad("%d copies of ids after fault %d, with a window of %d", copies, d.row.Runs, d.window*faults)
 	}
 	d.debug("%s: until fault %d: %d faults, %d copies, %d sent again", d.row.Fault, d.row.Runs, faults, copies, resent)
-	d.before, d.resent, d.marked = now, resent, d.row.Runs
+	d.before, d.marked = now, d.row.Runs
 }
 
 // kill ends the gate without warning; what the files say then must be sound.

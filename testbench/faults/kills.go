@@ -14,12 +14,13 @@ import (
 // killsPerBed bounds how many kills one journal sees, as checking it takes longer with every record.
 const killsPerBed = 40
 
-// randomKills ends the gate at random instants, with every other gate under more load than the uplink's window holds.
+// randomKills ends the gate at random instants: once as it is, once under more load than the uplink's window holds, and
+// once with a broker between some devices and the gate as well.
 func randomKills(ctx context.Context, b *bench, r *row) error {
 	for n, left := 0, b.count(120, 8); left > 0; n++ {
 		kills := min(left, b.count(killsPerBed, 4))
 		left -= kills
-		d, err := b.makeBed(ctx, r, plan{bridge: true, stay: true, rate: bedRate * float64(1+3*(n%2))})
+		d, err := b.makeBed(ctx, r, plan{stay: true, bridge: n%3 == 1, rate: bedRate * float64(1+3*min(n%3, 1))})
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ type row struct {
 	Escaped    uint64  `json:"escaped"` // at the cloud, of messages that the policy holds or blocks
 	Undecided  uint64  `json:"undecided"`
 	Duplicates uint64  `json:"duplicates_max_per_fault"`
-	Resent     uint64  `json:"resent_max_per_fault"` // what devices published again: each may be a copy more
+	Resent     uint64  `json:"resent_max_per_fault"` // what devices published again, in their own account
 	Window     uint64  `json:"window"`               // of the uplink: copies that one fault may cause
 	Mismatches int     `json:"identity_mismatches"`
 	Recovered  float64 `json:"recovered_within_ms"` // longest time from the end of a fault to the next arrival; of images: to open

@@ -20,9 +20,10 @@ type cloud struct {
 	devices []*device
 	scanner *leaks.Scanner
 
-	arrival histogram      // of the reader goroutine; read when the run has ended
-	kinds   map[string]int // of leaks, likewise
-	seen    []int          // QoS 0: arrivals by connection since the window was last freed
+	arrival histogram           // of the reader goroutine; read when the run has ended
+	kinds   map[string]int      // of leaks, likewise
+	ids     map[string]struct{} // that were seen, with Config.IDs
+	seen    []int               // QoS 0: arrivals by connection since the window was last freed
 	count   uint64
 }
 
@@ -32,7 +33,7 @@ func subscribeAll(cfg *Config, l *ledger, devices []*device, scanner *leaks.Scan
 	if err != nil {
 		return nil, err
 	}
-	c := &cloud{cfg: cfg, link: lk, ledger: l, devices: devices, scanner: scanner, kinds: map[string]int{}, seen: make([]int, len(devices))}
+	c := &cloud{cfg: cfg, link: lk, ledger: l, devices: devices, scanner: scanner, kinds: map[string]int{}, ids: map[string]struct{}{}, seen: make([]int, len(devices))}
 	body := append([]byte{0, 1}, append(text("#"), cfg.CloudQoS)...)
 	if err := lk.exchange(subscribe, body, suback); err != nil {
 		lk.conn.Close()
@@ -110,6 +111,13 @@ func (c *cloud) look(topic, payload []byte) {
 		c.leak("value plain")
 	} else if c.count%deepEvery == 0 {
 		c.scan(topic, payload)
+	}
+	if c.cfg.IDs {
+		id := string(topic[bytes.LastIndexByte(topic, '/')+1:])
+		if _, seen := c.ids[id]; seen {
+			c.ledger.copies.Add(1)
+		}
+		c.ids[id] = struct{}{}
 	}
 	if !set(c.ledger.arrived, g) {
 		c.ledger.duplicates.Add(1)

@@ -39,6 +39,7 @@ type Config struct {
 	Capacity    uint64        // most messages of a run, default 8 Mi; sending ends there
 	Drain       time.Duration // how long without any progress until what is missing is given up, default 15 s
 	Reconnect   bool          // a broken connection is made again, and what was not acknowledged is sent again
+	IDs         bool          // the last topic level at the cloud is the id that the gate gave the message: Counts.Copies counts by it
 	Watch       []Process     // processes whose cost is measured
 }
 
@@ -222,7 +223,8 @@ type Counts struct {
 	Resent     uint64 `json:"resent"`     // publications repeated after a reconnect
 	Acked      uint64 `json:"acked"`      // messages acknowledged
 	Arrived    uint64 `json:"arrived"`    // different messages seen at the cloud
-	Duplicates uint64 `json:"duplicates"` // further copies seen at the cloud
+	Duplicates uint64 `json:"duplicates"` // further copies seen at the cloud, whoever made them
+	Copies     uint64 `json:"copies"`     // publications with an id that was seen before: copies that the gate made
 	Leaks      uint64 `json:"leaks"`      // messages seen with a sensitive value inside
 	Strangers  uint64 `json:"strangers"`  // publications that are no message of this run, reserved topics aside
 	Earlier    uint64 `json:"earlier"`    // different messages of earlier runs seen at the cloud
@@ -238,9 +240,9 @@ type ledger struct {
 	arrived []atomic.Uint64
 	earlier []atomic.Uint64 // of the messages of earlier runs: arrived
 
-	sent, resent, acks, arrivals, duplicates, leaks, strangers, before atomic.Uint64
-	staying, stayed, escaped                                           atomic.Uint64 // must not arrive: sent, acknowledged, arrived all the same
-	firstSent, lastAck, lastArrival                                    atomic.Int64  // ns since epoch
+	sent, resent, acks, arrivals, duplicates, copies, leaks, strangers, before atomic.Uint64
+	staying, stayed, escaped                                                   atomic.Uint64 // must not arrive: sent, acknowledged, arrived all the same
+	firstSent, lastAck, lastArrival                                            atomic.Int64  // ns since epoch
 }
 
 func newLedger(capacity, first uint64) *ledger {
@@ -257,7 +259,7 @@ func set(bits []atomic.Uint64, g uint64) bool {
 }
 
 func (l *ledger) counts() Counts {
-	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.leaks.Load(), l.strangers.Load(), l.before.Load(),
+	return Counts{l.sent.Load(), l.resent.Load(), l.acks.Load(), l.arrivals.Load(), l.duplicates.Load(), l.copies.Load(), l.leaks.Load(), l.strangers.Load(), l.before.Load(),
 		l.stayed.Load(), l.escaped.Load()}
 }
 
