@@ -12,14 +12,15 @@
  *   SLUICE_FILTER(filter)
  *
  * Build: clang --target=wasm32 -O2 -nostdlib -ffreestanding -fvisibility=hidden -mbulk-memory -Wl,--no-entry -Wl,--strip-all
- * with a custom section "sluice.manifest" (see plugins/geofence). Include the header in exactly one file of a plugin.
+ * and the manifest put into the module by "pack" (README.md beside this file). Include the header in exactly one file of a plugin.
  *
  * What holds. The filter is called once per message, by one thread at a time, and keeps nothing from one message to
  * the next: the host may drop the instance between any two. A record that does not keep the ABI's rules never reaches
  * it: every offset and length of the request is checked first (-1), so the readers below cannot leave the record.
  * The verdict starts as "no objection"; a filter can only add to it. Edits may be given in any order, one per finding.
  * A mistake of the filter (two edits of one finding, a finding that is not there, too many edits) makes the whole
- * verdict an error, and the message then takes the operator's on_error path; nothing partly written counts.
+ * verdict an error, the first mistake decides which, and the message then takes the operator's on_error path; nothing
+ * partly written counts.
  *
  * Regions: SLUICE_IN_BYTES and SLUICE_OUT_BYTES may be defined before the header is included, multiples of 8.
  */
@@ -84,7 +85,7 @@ typedef struct {
 typedef struct {
 	uint8_t action, grade, bad; /* bad: an error code without its sign */
 	uint16_t reason;
-	uint32_t edits_n, labels_n, findings_n, payload_len;
+	uint32_t edits_n, labels_n, pool_n, findings_n, payload_len;
 	uint32_t payload_present;
 	uint16_t labels[64];
 } sluice_verdict;
@@ -184,8 +185,14 @@ static inline const uint8_t *sluice_payload(const sluice_request *r, uint32_t *l
 static inline sluice_edit_target sluice_target(uint32_t finding) { sluice_edit_target t = {0, finding, 0}; return t; }
 static inline sluice_edit_target sluice_range(uint32_t off, uint32_t len) { sluice_edit_target t = {1, off, len}; return t; }
 
-/* Message: block and hold keep it here, for a reason of the manifest (0 = none); block beats hold. */
-static inline void sluice_block(sluice_verdict *v, uint16_t reason) { v->action = 3; v->reason = reason; }
+/* The first mistake decides how the call ends. */
+static inline void sluice_mistake(sluice_verdict *v, int32_t error) { if (!v->bad) v->bad = (uint8_t)-error; }
+
+/* The policy decides: how a verdict starts, and what it stays when nothing is added. It takes nothing back. */
+static inline void sluice_none(sluice_verdict *v) { (void)v; }
+
+/* Message: block and hold keep it here, for a reason of the manifest (0 = none); block beats hold, the first of each gives the reason. */
+static inline void sluice_block(sluice_verdict *v, uint16_t reason) { if (v->action < 3) { v->action = 3; v->reason = reason; } }
 static inline void sluice_hold(sluice_verdict *v, uint16_t reason) { if (v->action < 2) { v->action = 2; v->reason = reason; } }
 
 /* Says why, also without an objection: a code of the manifest's reasons. */
@@ -193,24 +200,27 @@ static inline void sluice_reason(sluice_verdict *v, uint16_t reason) { v->reason
 
 /* The least grade of everything in the message; the highest call wins. */
 static inline void sluice_grade(sluice_verdict *v, uint8_t grade) {
-	if (grade < SLUICE_GENERAL || grade > SLUICE_CORE) v->bad = -SLUICE_INTERNAL;
+	if (grade < SLUICE_GENERAL || grade > SLUICE_CORE) sluice_mistake(v, SLUICE_INTERNAL);
 	else if (grade > v->grade) v->grade = grade;
 }
 
 /* Puts a category of the manifest on the message as a whole, once. */
 static inline void sluice_label(sluice_verdict *v, uint16_t label) {
 	for (uint32_t i = 0; i < v->labels_n; i++) if (v->labels[i] == label) return;
-	if (label == 0 || v->labels_n == 64) { v->bad = -SLUICE_INTERNAL; return; }
+	if (label == 0 || v->labels_n == 64) { sluice_mistake(v, SLUICE_INTERNAL); return; }
 	v->labels[v->labels_n++] = label;
 }
 
-static inline void sluice_edit(sluice_verdict *v, sluice_edit_target t, uint8_t op, uint16_t label, uint32_t param) {
+/* Edits grow from the front of the out region, replacements from its end, until they meet. */
+static inline int sluice_room(const sluice_verdict *v, uint32_t more) { return 16 + 16 * v->edits_n + v->pool_n + more <= sluice_out_cap; }
+
+static inline void sluice_edit(sluice_verdict *v, sluice_edit_target t, uint8_t op, uint32_t param) {
 	uint8_t *e = sluice_out + 16 + 16 * v->edits_n;
-	if (t.kind == 0 ? t.a >= v->findings_n : !v->payload_present || t.b == 0 || !sluice_within(t.a, t.b, v->payload_len)) { v->bad = -SLUICE_INTERNAL; return; }
-	if (v->edits_n == 4096 || 32 + 16 * v->edits_n > sluice_out_cap) { v->bad = -SLUICE_TOO_SMALL; return; }
+	if (t.kind == 0 ? t.a >= v->findings_n : !v->payload_present || t.b == 0 || !sluice_within(t.a, t.b, v->payload_len)) { sluice_mistake(v, SLUICE_INTERNAL); return; }
+	if (v->edits_n == 4096 || !sluice_room(v, 16)) { sluice_mistake(v, SLUICE_TOO_SMALL); return; }
 	e[0] = t.kind;
 	e[1] = op;
-	sluice_put16(e + 2, label);
+	sluice_put16(e + 2, 0);
 	sluice_put32(e + 4, t.a);
 	sluice_put32(e + 8, t.b);
 	sluice_put32(e + 12, param);
@@ -218,40 +228,81 @@ static inline void sluice_edit(sluice_verdict *v, sluice_edit_target t, uint8_t 
 }
 
 /* Edits: profile, domain and slot are ids of the operator's edits for this plugin. */
-static inline void sluice_mask(sluice_verdict *v, sluice_edit_target t, uint32_t profile) { sluice_edit(v, t, 1, 0, profile); }
-static inline void sluice_generalize(sluice_verdict *v, sluice_edit_target t, uint32_t profile) { sluice_edit(v, t, 2, 0, profile); }
-static inline void sluice_tokenize(sluice_verdict *v, sluice_edit_target t, uint32_t domain) { sluice_edit(v, t, 3, 0, domain); }
-static inline void sluice_encrypt(sluice_verdict *v, sluice_edit_target t, uint32_t slot) { sluice_edit(v, t, 4, 0, slot); }
-static inline void sluice_remove(sluice_verdict *v, sluice_edit_target t) { sluice_edit(v, t, 6, 0, 0); }
-static inline void sluice_regrade(sluice_verdict *v, sluice_edit_target t, uint8_t grade) { sluice_edit(v, t, 7, 0, grade); }
+static inline void sluice_mask(sluice_verdict *v, sluice_edit_target t, uint32_t profile) { sluice_edit(v, t, 1, profile); }
+static inline void sluice_generalize(sluice_verdict *v, sluice_edit_target t, uint32_t profile) { sluice_edit(v, t, 2, profile); }
+static inline void sluice_tokenize(sluice_verdict *v, sluice_edit_target t, uint32_t domain) { sluice_edit(v, t, 3, domain); }
+static inline void sluice_encrypt(sluice_verdict *v, sluice_edit_target t, uint32_t slot) { sluice_edit(v, t, 4, slot); }
+static inline void sluice_remove(sluice_verdict *v, sluice_edit_target t) { sluice_edit(v, t, 6, 0); }
+
+/* Raises the grade of one finding; the policy then acts on it. */
+static inline void sluice_regrade(sluice_verdict *v, sluice_edit_target t, uint8_t grade) {
+	if (grade < SLUICE_GENERAL || grade > SLUICE_CORE) sluice_mistake(v, SLUICE_INTERNAL);
+	else sluice_edit(v, t, 7, grade);
+}
+
+/* Puts other bytes in place, at most 256; needs the grant replace. */
+static inline void sluice_replace(sluice_verdict *v, sluice_edit_target t, const uint8_t *bytes, uint32_t n) {
+	uint32_t edits = v->edits_n;
+	if (n > 256) { sluice_mistake(v, SLUICE_INTERNAL); return; }
+	sluice_edit(v, t, 5, v->pool_n);
+	if (v->edits_n == edits) return;
+	if (!sluice_room(v, 2 + n)) { v->edits_n = edits; sluice_mistake(v, SLUICE_TOO_SMALL); return; }
+	uint8_t *end = sluice_out + sluice_out_cap - v->pool_n; /* back to front until sluice_finish turns it */
+	*--end = (uint8_t)n;
+	*--end = (uint8_t)(n >> 8);
+	for (uint32_t i = 0; i < n; i++) *--end = bytes[i];
+	v->pool_n += 2 + n;
+}
 
 /* Position of an edit in the order that the host wants: findings by index, then ranges by offset. */
 static inline uint64_t sluice_edit_key(const uint8_t *e) { return (uint64_t)e[0] << 32 | sluice_u32(e + 4); }
 
-/* Sorts the edits, refuses overlaps, writes header and labels. The length of the verdict, or an error. */
+/* Sorts n edits in place. A filter that walks the findings gives them in order: one pass then. */
+static inline void sluice_sort(uint8_t *edits, uint32_t n) {
+	static const uint16_t gaps[] = {1750, 701, 301, 132, 57, 23, 10, 4, 1};
+	uint32_t sorted = 1;
+	while (sorted < n && sluice_edit_key(edits + 16 * (sorted - 1)) <= sluice_edit_key(edits + 16 * sorted)) sorted++;
+	for (uint32_t g = sorted < n ? 0 : sizeof gaps / sizeof *gaps; g < sizeof gaps / sizeof *gaps; g++)
+		for (uint32_t gap = gaps[g], i = gap; i < n; i++) {
+			uint64_t e[2] = {sluice_u64(edits + 16 * i), sluice_u64(edits + 16 * i + 8)};
+			uint64_t key = sluice_edit_key(edits + 16 * i);
+			uint32_t j = i;
+			for (; j >= gap && sluice_edit_key(edits + 16 * (j - gap)) > key; j -= gap) {
+				sluice_put64(edits + 16 * j, sluice_u64(edits + 16 * (j - gap)));
+				sluice_put64(edits + 16 * j + 8, sluice_u64(edits + 16 * (j - gap) + 8));
+			}
+			sluice_put64(edits + 16 * j, e[0]);
+			sluice_put64(edits + 16 * j + 8, e[1]);
+		}
+}
+
+/* Turns the replacements front to back and puts them at to, padded with zeros. */
+static inline void sluice_put_pool(uint32_t to, uint32_t n, uint32_t padded) {
+	uint8_t *from = sluice_out + sluice_out_cap - n;
+	for (uint32_t i = 0; i < n / 2; i++) {
+		uint8_t b = from[i];
+		from[i] = from[n - 1 - i];
+		from[n - 1 - i] = b;
+	}
+	for (uint32_t i = 0; i < n; i++) sluice_out[to + i] = from[i];
+	for (uint32_t i = n; i < padded; i++) sluice_out[to + i] = 0;
+}
+
+/* Sorts the edits, refuses overlaps, writes header, labels and replacements. The length of the verdict, or an error. */
 static inline int32_t sluice_finish(sluice_verdict *v) {
-	uint8_t *edits = sluice_out + 16;
-	uint32_t labels_len = (2 * v->labels_n + 7) & ~7u, len = 16 + 16 * v->edits_n + labels_len;
+	uint8_t *edits = sluice_out + 16, *labels = edits + 16 * v->edits_n;
+	uint32_t labels_len = (2 * v->labels_n + 7) & ~7u, pool_len = (v->pool_n + 7) & ~7u, len = 16 + 16 * v->edits_n + labels_len + pool_len;
 	if (v->bad) return -(int32_t)v->bad;
 	if (len > sluice_out_cap) return SLUICE_TOO_SMALL;
-	for (uint32_t i = 1; i < v->edits_n; i++) { /* a filter that walks the findings gives them in order */
-		uint64_t e[2] = {sluice_u64(edits + 16 * i), sluice_u64(edits + 16 * i + 8)};
-		uint64_t key = sluice_edit_key(edits + 16 * i);
-		uint32_t j = i;
-		for (; j > 0 && sluice_edit_key(edits + 16 * (j - 1)) > key; j--) {
-			sluice_put64(edits + 16 * j, sluice_u64(edits + 16 * (j - 1)));
-			sluice_put64(edits + 16 * j + 8, sluice_u64(edits + 16 * (j - 1) + 8));
-		}
-		sluice_put64(edits + 16 * j, e[0]);
-		sluice_put64(edits + 16 * j + 8, e[1]);
-	}
+	sluice_sort(edits, v->edits_n);
 	for (uint32_t i = 1; i < v->edits_n; i++) {
 		const uint8_t *a = edits + 16 * (i - 1), *b = a + 16;
 		uint64_t end = sluice_edit_key(a) + (a[0] ? sluice_u32(a + 8) : 1);
 		if (a[0] == b[0] && sluice_edit_key(b) < end) return SLUICE_INTERNAL;
 	}
-	for (uint32_t i = 0; i < labels_len / 8; i++) sluice_put64(edits + 16 * v->edits_n + 8 * i, 0);
-	for (uint32_t i = 0; i < v->labels_n; i++) sluice_put16(edits + 16 * v->edits_n + 2 * i, v->labels[i]);
+	sluice_put_pool(len - pool_len, v->pool_n, pool_len);
+	for (uint32_t i = 0; i < labels_len / 8; i++) sluice_put64(labels + 8 * i, 0);
+	for (uint32_t i = 0; i < v->labels_n; i++) sluice_put16(labels + 2 * i, v->labels[i]);
 	sluice_put32(sluice_out, len);
 	sluice_put16(sluice_out + 4, 1);
 	sluice_out[6] = v->action;
@@ -264,7 +315,7 @@ static inline int32_t sluice_finish(sluice_verdict *v) {
 }
 
 /* Makes the whole message an error of this plugin: it takes the operator's on_error path. */
-static inline void sluice_fail(sluice_verdict *v) { v->bad = -SLUICE_INTERNAL; }
+static inline void sluice_fail(sluice_verdict *v) { sluice_mistake(v, SLUICE_INTERNAL); }
 
 /* Starts the error text of a refused configuration in the out region. */
 static inline int32_t sluice_refuse(const char *text) {
@@ -289,7 +340,7 @@ static inline int32_t sluice_run(int32_t len, void (*fn)(const sluice_request *,
 	v.action = 1;
 	v.grade = v.bad = 0;
 	v.reason = 0;
-	v.edits_n = v.labels_n = 0;
+	v.edits_n = v.labels_n = v.pool_n = 0;
 	v.findings_n = r.findings_n;
 	v.payload_len = r.payload_len;
 	v.payload_present = r.payload_off != 0;
