@@ -1,0 +1,293 @@
+package conformance
+
+import (
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var (
+	module = flag.String("module", "", "run the vectors against this module instead of those of the repository")
+	guest  = flag.String("guest", "conformance", "what -module is: conformance, example, or any other name for a plugin of its own")
+)
+
+// vector is one case of a vector file.
+type vector struct {
+	name    string // file and comment
+	guest   string
+	config  string
+	out     uint64
+	request []byte
+	length  uint32
+	want    string
+}
+
+// vectors reads every vector file.
+func vectors(t testing.TB) (list []vector) {
+	t.Helper()
+	files, err := filepath.Glob("*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no vector files", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range strings.Split(string(text), "\n\n")[1:] {
+			v, err := parse(block)
+			if err != nil {
+				t.Fatalf("%s: %v in\n%s", file, err, block)
+			}
+			v.name = file + ": " + v.name
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+func parse(block string) (v vector, err error) {
+	v.config, v.out = "{}", outBytes
+	length := ""
+	for _, line := range strings.Split(strings.ReplaceAll(strings.TrimSpace(block), "\n\t", "\t"), "\n") {
+		line, bytes, _ := strings.Cut(line, "\t")
+		key, rest, _ := strings.Cut(line, " ")
+		switch key {
+		case "#":
+			v.name = rest
+		case "guest":
+			v.guest = rest
+		case "config":
+			v.config = rest
+		case "out":
+			v.out, err = strconv.ParseUint(rest, 10, 32)
+		case "length":
+			length = rest
+		case "request":
+			v.request, err = unhex(bytes)
+		case "verdict":
+			var b []byte
+			b, err = unhex(bytes)
+			v.want = fmt.Sprintf("verdict %x", b)
+		case "error", "trap", "refused", "digest":
+			v.want = line
+		default:
+			return v, fmt.Errorf("unknown line %q", line)
+		}
+		if err != nil {
+			return v, err
+		}
+	}
+	v.length = uint32(len(v.request))
+	if length != "" {
+		n, err := strconv.ParseUint(length, 10, 32)
+		if err != nil {
+			return v, err
+		}
+		v.length = uint32(n)
+	}
+	if v.guest == "" || v.want == "" || (v.request == nil) != strings.HasPrefix(v.want, "refused") {
+		return v, fmt.Errorf("guest, request or expectation is missing")
+	}
+	return v, nil
+}
+
+// unhex reads words of hexadecimal bytes; WORD*N stands N times.
+func unhex(s string) ([]byte, error) {
+	var out []byte
+	for _, word := range strings.Fields(s) {
+		word, times, repeated := strings.Cut(word, "*")
+		n := 1
+		if repeated {
+			var err error
+			if n, err = strconv.Atoi(times); err != nil {
+				return nil, err
+			}
+		}
+		b, err := hex.DecodeString(word)
+		if err != nil {
+			return nil, err
+		}
+		for range n {
+			out = append(out, b...)
+		}
+	}
+	return out, nil
+}
+
+// plugins opens what is to be tested.
+func plugins(t testing.TB) (list []*plugin) {
+	t.Helper()
+	if *module != "" {
+		return []*plugin{open(t, *guest, *module)}
+	}
+	for _, name := range []string{"conformance", "example"} {
+		files, err := filepath.Glob("../guest/*/" + name + "/" + name + ".wasm")
+		if err != nil || len(files) != languages {
+			t.Fatalf("%d modules %s.wasm; want one for each of %d languages (%v)", len(files), name, languages, err)
+		}
+		for _, file := range files {
+			list = append(list, open(t, name, file))
+		}
+	}
+	return list
+}
+
+// languages of the kit.
+const languages = 1
+
+// concerns reports whether the vector is for the plugin.
+func (v *vector) concerns(p *plugin) bool { return v.guest == "any" || v.guest == p.name }
+
+// usual reports whether the vector wants an instance like the others.
+func (v *vector) usual() bool {
+	return v.config == "{}" && v.out == outBytes && v.want != "trap" && !strings.HasPrefix(v.want, "refused")
+}
+
+// wants reports whether got is what the vector expects.
+func (v *vector) wants(got string) bool {
+	if text, ok := strings.CutPrefix(got, "verdict "); ok && strings.HasPrefix(v.want, "digest") {
+		b, err := hex.DecodeString(text)
+		return err == nil && digest(b) == v.want
+	}
+	return got == v.want
+}
+
+// cut shortens a long answer for a message.
+func cut(s string) string {
+	if len(s) > 400 {
+		return s[:400] + "…"
+	}
+	return s
+}
+
+func TestVectors(t *testing.T) {
+	list := vectors(t)
+	for _, p := range plugins(t) {
+		t.Run(p.file, func(t *testing.T) {
+			usual, _ := p.start(t, outBytes, "{}")
+			ran := 0
+			for _, v := range list {
+				if !v.concerns(p) {
+					continue
+				}
+				ran++
+				in, refused := usual, ""
+				if !v.usual() {
+					in, refused = p.start(t, v.out, v.config)
+				}
+				got := "refused " + refused
+				if v.request != nil && refused == "" {
+					got = said(in.call(v.request, v.length))
+				}
+				if !v.wants(got) {
+					t.Errorf("%s:\n  %s\nwant\n  %s", v.name, cut(got), cut(v.want))
+				}
+				if !v.usual() {
+					in.mod.Close(background)
+				}
+			}
+			if ran == 0 {
+				t.Error("no vector concerns it")
+			}
+		})
+	}
+}
+
+// 10,000 messages in any order: the memory stays as it is after the first 100, and each answer is the one of the vector.
+func TestTenThousandMessagesLeaveNoTrace(t *testing.T) {
+	var list []vector
+	for _, v := range vectors(t) {
+		if v.usual() {
+			list = append(list, v)
+		}
+	}
+	for _, p := range plugins(t) {
+		t.Run(p.file, func(t *testing.T) {
+			mine := slices.DeleteFunc(slices.Clone(list), func(v vector) bool { return !v.concerns(p) })
+			in, _ := p.start(t, outBytes, "{}")
+			random := rand.New(rand.NewPCG(8, 8))
+			size := uint32(0)
+			for i := range 10_000 {
+				v := &mine[random.IntN(len(mine))]
+				if got := said(in.call(v.request, v.length)); !v.wants(got) {
+					t.Fatalf("message %d, %s:\n  %s\nwant\n  %s", i, v.name, cut(got), cut(v.want))
+				}
+				switch now := in.mem.Size(); {
+				case i == 100:
+					size = now
+				case i > 100 && now != size:
+					t.Fatalf("memory grew from %d to %d after %d messages", size, now, i)
+				}
+			}
+		})
+	}
+}
+
+// Whatever comes, a plugin answers, never traps, and the same plugin answers the same in every language.
+func FuzzRequest(f *testing.F) {
+	for _, v := range vectors(f) {
+		if v.usual() && len(v.request) < 2048 {
+			f.Add(v.request)
+		}
+	}
+	var instances []*instance
+	list := plugins(f)
+	for _, p := range list {
+		in, _ := p.start(f, outBytes, "{}")
+		instances = append(instances, in)
+	}
+	f.Fuzz(func(t *testing.T, request []byte) {
+		if len(request) > 65536 || strings.Contains(string(request), "trap") {
+			return
+		}
+		first := map[string]string{}
+		for i, p := range list {
+			in := instances[i]
+			in.t = t
+			got := said(in.call(request, uint32(len(request))))
+			if got == "trap" || got == "error 0" {
+				t.Fatalf("%s: %s", p.file, got)
+			}
+			if before, ok := first[p.name]; !ok {
+				first[p.name] = got
+			} else if got != before {
+				t.Errorf("%s:\n  %s\nanother language\n  %s", p.file, cut(got), cut(before))
+			}
+		}
+	})
+}
+
+// Whatever bytes it is given as configuration, a plugin answers, and the same in every language.
+func FuzzConfiguration(f *testing.F) {
+	for _, v := range vectors(f) {
+		f.Add([]byte(v.config))
+	}
+	var instances []*instance
+	list := plugins(f)
+	for _, p := range list {
+		in, _ := p.start(f, outBytes, "{}")
+		instances = append(instances, in)
+	}
+	f.Fuzz(func(t *testing.T, config []byte) {
+		if len(config) > 65536 {
+			return
+		}
+		first := map[string]string{}
+		for i, p := range list {
+			got := instances[i].configure(t, config)
+			if before, ok := first[p.name]; !ok {
+				first[p.name] = got
+			} else if got != before {
+				t.Errorf("%s: %q; another language %q", p.file, got, before)
+			}
+		}
+	})
+}
