@@ -3,5 +3,5 @@
 set -eu
 tool=$(mktemp)
 trap 'rm -f "$tool"' EXIT
-go build -C "$(dirname "$0")" -o "$tool" ./pack
+go build -o "$tool" "$(dirname "$0")/pack/main.go"
 "$tool" "$@"
