@@ -130,7 +130,7 @@ func retry(ctx context.Context, j *journal.Journal, q *retryRequest, by string) 
 			answer.Retried = append(answer.Retried, retried{seq, uplinks})
 		}
 		if err != nil && (ctx.Err() != nil || errors.Is(err, journal.ErrClosed) || errors.Is(err, journal.ErrFull)) {
-			return err // so would the others
+			return err // so would the others; of journal.ErrBacklog only those for the same uplink
 		}
 		if err != nil {
 			answer.Failed = append(answer.Failed, failed{seq, err.Error()})

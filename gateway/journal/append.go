@@ -13,6 +13,7 @@ var (
 	ErrReadOnly = errors.New("journal is open for reading only")
 	ErrLocked   = errors.New("journal is in use by another process")
 	ErrFull     = errors.New("journal is full or cannot write")
+	ErrBacklog  = errors.New("its max_backlog is spent")
 )
 
 // batch is what one Append or Delivered hands to the committer: sealed, hashed and ready to be put.

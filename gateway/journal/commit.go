@@ -68,9 +68,11 @@ func (j *Journal) due() (checkpoint, look bool) {
 }
 
 // blocked reports whether nothing but urgent batches may be committed.
-func (j *Journal) blocked() bool {
-	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() ||
-		j.reserveSpent.Load() || j.uplinkRoom.Load() <= 0
+func (j *Journal) blocked() bool { return j.spent() || j.uplinkRoom.Load() <= 0 }
+
+// spent reports whether a bound is reached that holds for all uplinks together.
+func (j *Journal) spent() bool {
+	return j.bodyBytes.Load() >= j.opt.MaxSize || j.recordBytes.Load() >= j.opt.AuditMaxSize-j.opt.auditReserve() || j.reserveSpent.Load()
 }
 
 // Full reports that the budget is spent or the disk refuses to write: what is appended now waits.

@@ -52,27 +52,34 @@ func (j *Journal) Dead(uplink int) (n uint64) {
 
 // Retry lets a dead message wait again for every uplink that refused it: its body is sealed anew under a new seq, with a
 // release record that names the seq of its decision, and keeps its id. by is who asked for it, for the record. It returns
-// after the commit, with the names of the uplinks. While the journal takes nothing in, the error is ErrFull.
+// after the commit, with the names of the uplinks. While the journal as a whole takes nothing in, the error is ErrFull; for an
+// uplink whose own backlog is spent it is ErrBacklog, and the message waits again for the others that refused it.
 func (j *Journal) Retry(ctx context.Context, seq uint64, by string) ([]string, error) {
 	if j.readOnly {
 		return nil, ErrReadOnly
 	}
 	var done []string
+	var spent error
 	for u := range gateway.MaxUplinks {
-		if j.refused(seq).Has(u) {
-			if j.Full() {
-				return done, fmt.Errorf("retry message %d: %w", seq, ErrFull)
-			}
-			if err := j.retry(ctx, u, seq, by); err != nil {
-				return done, fmt.Errorf("retry message %d: %w", seq, err)
-			}
-			done = append(done, j.names.name(kindUplink, u))
+		if !j.refused(seq).Has(u) {
+			continue
 		}
+		if j.failing.Load() || j.spent() {
+			return done, fmt.Errorf("retry message %d: %w", seq, ErrFull)
+		}
+		if j.backlogSpent(u) {
+			spent = errors.Join(spent, fmt.Errorf("retry message %d for uplink %q: %w", seq, j.names.name(kindUplink, u), ErrBacklog))
+			continue
+		}
+		if err := j.retry(ctx, u, seq, by); err != nil {
+			return done, fmt.Errorf("retry message %d: %w", seq, err)
+		}
+		done = append(done, j.names.name(kindUplink, u))
 	}
-	if done == nil {
+	if done == nil && spent == nil {
 		return nil, fmt.Errorf("retry message %d: %w", seq, ErrNotDead)
 	}
-	return done, nil
+	return done, spent
 }
 
 func (j *Journal) retry(ctx context.Context, u int, seq uint64, by string) error {

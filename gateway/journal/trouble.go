@@ -57,14 +57,20 @@ func (j *Journal) Trouble() (why Trouble, detail string) {
 
 // fullUplink names the uplink whose backlog has no room.
 func (j *Journal) fullUplink() string {
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	for u := range gateway.MaxUplinks {
-		if l := &j.limits[u]; l.MaxBacklog > 0 && !l.DropOldest && j.waitingBytes(u) >= l.MaxBacklog {
+		if j.backlogSpent(u) {
 			return fmt.Sprintf("%q", j.names.name(kindUplink, u))
 		}
 	}
 	return "that just drained"
+}
+
+// backlogSpent reports whether an uplink that does not drop has no room in its own backlog.
+func (j *Journal) backlogSpent(u int) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	l := &j.limits[u]
+	return l.MaxBacklog > 0 && !l.DropOldest && j.waitingBytes(u) >= l.MaxBacklog
 }
 
 // identityStates are the states whose sum is received. [product.md §3, States]

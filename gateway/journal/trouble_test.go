@@ -222,3 +222,42 @@ func TestARetryWhileTheJournalIsFull(t *testing.T) {
 		t.Fatalf("%d delivered", n)
 	}
 }
+
+// TestARetryDependsOnTheUplinkItIsFor spends the backlog of one uplink of two that refused a message.
+func TestARetryDependsOnTheUplinkItIsFor(t *testing.T) {
+	j := openTest(t, testOptions(t.TempDir()))
+	for i, name := range []string{"tsp", "oem"} {
+		if n, err := j.Number(kindUplink, name); err != nil || n != i {
+			t.Fatal(n, err)
+		}
+	}
+	commit(t, j, message(j, "bench", gateway.General, 0b11, 0, 0, "v1", []byte("refused")), message(j, "bench", gateway.General, 0b10, 0, 0, "v1", make([]byte, 4096)))
+	var seq uint64
+	for u := range 2 {
+		f, out := read(t, j, u, 1)
+		if seq = out[0].Seq; f.Settle(t.Context(), out, gateway.Dead, "refused") != nil {
+			t.Fatal("it was not settled")
+		}
+	}
+	j.Limit(1, Limits{MaxBacklog: 1024})
+	if !j.Full() {
+		t.Fatal("the backlog is not spent")
+	}
+	names, err := j.Retry(t.Context(), seq, "test")
+	if len(names) != 1 || names[0] != "tsp" || !errors.Is(err, ErrBacklog) || errors.Is(err, ErrFull) || !strings.Contains(err.Error(), `"oem"`) {
+		t.Fatalf("it waits again for %q, err = %v", names, err)
+	}
+	if names, err := j.Retry(t.Context(), seq, "test"); len(names) != 0 || !errors.Is(err, ErrBacklog) {
+		t.Fatalf("it waits again for %q, err = %v", names, err)
+	}
+	if n := drain(t, j, 0); n != 1 {
+		t.Fatalf("%d delivered", n)
+	}
+	drain(t, j, 1)
+	if names, err := j.Retry(t.Context(), seq, "test"); err != nil || len(names) != 1 || names[0] != "oem" {
+		t.Fatalf("it waits again for %q, err = %v", names, err)
+	}
+	if n := drain(t, j, 1); n != 1 {
+		t.Fatalf("%d delivered", n)
+	}
+}
