@@ -309,7 +309,7 @@ func journalCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		for i, p := range report.Problems {
 			repair := ""
 			if i+1 == len(report.Problems) {
-				repair = "sluice journal repair -c FILE sets damaged files aside, keeps what is readable of them and puts the rest on the record as lost"
+				repair = hintRepair
 			}
 			fail(stderr, errors.New(p), repair)
 		}
@@ -334,6 +334,9 @@ func journalRepair(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	done, err := repairJournal(r.cfg)
 	if errors.Is(err, journal.ErrForked) {
 		return fail(stderr, err, "nothing was changed: keep data_dir for the inspector, and start anew with another data_dir and another gateway name")
+	}
+	if journal.Damaged(err) {
+		return fail(stderr, err, "it cannot be made whole: keep data_dir for whoever can read it, and start anew with another data_dir and another gateway name")
 	}
 	if err != nil {
 		return fail(stderr, err, hintFor(err)...)

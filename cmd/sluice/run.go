@@ -142,6 +142,9 @@ func configured(file string, stderr io.Writer) (*Config, int) {
 	return cfg, exitGood
 }
 
+// hintRepair is what to type when files of the journal are damaged.
+const hintRepair = "sluice journal repair -c FILE sets damaged files aside, keeps what is readable of them and puts the rest on the record as lost"
+
 // hintFor says what to type about errors that people meet often.
 func hintFor(err error) []string {
 	var file *keyring.FileError
@@ -154,6 +157,8 @@ func hintFor(err error) []string {
 		return []string{"keep data_dir for the inspector, and start anew with another data_dir and another gateway name"}
 	case errors.Is(err, errKeyLost) || errors.As(err, new(*journal.KeyError)):
 		return []string{"put the key file back into key_dir; to give the journal up, move data_dir away"}
+	case journal.Damaged(err):
+		return []string{hintRepair}
 	case errors.Is(err, fs.ErrNotExist):
 		return []string{"no gateway has run on this data_dir yet: sluice run -c FILE"}
 	case errors.As(err, &file):

@@ -100,6 +100,8 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 		if err := freeListFits(path); err != nil {
 			return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 		}
+	} else if st, err := os.Stat(path); err == nil && st.Size() == 0 { // bbolt would make it anew
+		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), &damaged{"it is empty"})
 	}
 	o.OpenFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {
 		f, err := open(name, flag, perm)
@@ -132,6 +134,10 @@ func isDamage(err error) bool {
 	var b *ErrCorrupt
 	return errors.As(err, &d) || errors.As(err, &r) || errors.As(err, &b) || errors.Is(err, errArchive) || errors.Is(err, errBolt)
 }
+
+// Damaged reports whether an error of OpenReadOnly or of what was opened is about what stands in a file, or does not stand
+// there any more: Repair finds out what can be kept.
+func Damaged(err error) bool { return isDamage(err) || errors.Is(err, errBase) }
 
 // errBolt marks the error for a file that is no longer one of bbolt's.
 var errBolt = errors.New("file is damaged")

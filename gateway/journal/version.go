@@ -91,6 +91,11 @@ func (j *Journal) lockDir() error {
 		if j.readOnly && errors.Is(err, fs.ErrNotExist) && len(j.lockFiles()) > 1 {
 			continue // a journal of format 1 that nobody has written to since
 		}
+		if j.readOnly && errors.Is(err, fs.ErrNotExist) {
+			if there, _ := Exists(j.opt.Dir); there {
+				err = &damaged{"there is no file " + lockFile}
+			}
+		}
 		if err != nil {
 			return err
 		}
