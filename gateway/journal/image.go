@@ -35,7 +35,9 @@ type image struct {
 	page  int
 	metas []metaPage // valid ones, newest first
 	reach map[int]bool
-	work  int // bytes that may still be looked at, hashed or opened
+	twice bool  // a page is reached on two ways, or is not there
+	tops  []int // offsets of the pages reached, without those that follow one
+	work  int   // bytes that may still be looked at, hashed or opened
 
 	inline bool // a page within a page
 	keys   *keyring
@@ -136,6 +138,56 @@ func freeListFits(path string) error {
 	return nil
 }
 
+// pagesFit returns an error of damage for a file in which not every page is in use once, or free: what bbolt meets only when
+// it writes.
+func pagesFit(path string) error {
+	m, err := readImage(path)
+	if err != nil || len(m.metas) == 0 || m.metas[0].free == ^uint64(0) {
+		return err // what is wrong with it shows when it is read
+	}
+	meta := m.metas[0]
+	at := int(meta.free) * m.page // freeListFits was here
+	used, free := uint64(native.Uint32(m.b[at+12:]))+1, uint64(native.Uint16(m.b[at+10:]))
+	if free == 0xffff {
+		free = native.Uint64(m.b[at+pageHead:])
+	}
+	if m.twice || m.reach[int(meta.free)] || uint64(len(m.reach))+free+used+2 != meta.pages {
+		return &damaged{"its pages do not add up"}
+	}
+	for _, at := range m.tops {
+		if !m.ordered(at) {
+			return &damaged{"a page is not in order"}
+		}
+	}
+	return nil
+}
+
+// ordered reports whether the elements of a page stand in it, one behind the other and by their keys.
+func (m *image) ordered(at int) bool {
+	flags, count, end := native.Uint16(m.b[at+8:]), int(native.Uint16(m.b[at+10:])), at+m.room(at)
+	if flags != flagBranch && flags != flagLeaf || native.Uint64(m.b[at:]) != uint64(at/m.page) || at+pageHead+count*pageElement > end {
+		return false
+	}
+	next := int64(at + pageHead + count*pageElement)
+	var before []byte
+	for k := range count {
+		start, ksize, stop := m.bounds(at, k)
+		kind := native.Uint32(m.b[at+pageHead+k*pageElement:])
+		if flags == flagBranch {
+			start = int64(at+pageHead+k*pageElement) + int64(kind)
+			ksize = int64(native.Uint32(m.b[at+pageHead+k*pageElement+4:]))
+			stop = start + ksize
+		} else if kind > bucketFlag {
+			return false
+		}
+		if start != next || stop > int64(end) || k > 0 && bytes.Compare(before, m.b[start:start+ksize]) >= 0 {
+			return false
+		}
+		before, next = m.b[start:start+ksize], stop
+	}
+	return true
+}
+
 // meta reads the meta page at an offset.
 func (m *image) meta(at int) (p metaPage, ok bool) {
 	if at+pageHead+metaLen > len(m.b) {
@@ -179,12 +231,15 @@ func (m *image) pageSize() int {
 func (m *image) walk(page uint64, depth int) {
 	i := int(page)
 	if page >= uint64(len(m.b)/m.page+1) || i*m.page+pageHead > len(m.b) || m.reach[i] || depth > maxDepth {
+		m.twice = true // or not at all
 		return
 	}
 	m.reach[i] = true
 	at := i * m.page
+	m.tops = append(m.tops, at)
 	flags, count := native.Uint16(m.b[at+8:]), int(native.Uint16(m.b[at+10:]))
 	for more := range min(int(native.Uint32(m.b[at+12:])), len(m.b)/m.page) {
+		m.twice = m.twice || m.reach[i+1+more]
 		m.reach[i+1+more] = true
 	}
 	for k := range count {

@@ -202,6 +202,7 @@ type Journal struct {
 	repaired    []SetAside
 	droppedNow  uint64 // messages, because of what was damaged
 	stateSpoilt bool   // an earlier process could not write state.bolt
+	stateLost   bool   // state.bolt is damaged and the journal open for reading only
 	verified    bool   // every file was read and is whole
 
 	bodyBytes, recordBytes atomic.Int64

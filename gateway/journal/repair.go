@@ -82,27 +82,15 @@ type leafAt struct {
 
 // makeWhole repairs the folder of a journal. It returns nil when nothing was damaged.
 func makeWhole(o Options, keys *keyring) error {
-	r := repair{opt: o, known: make(map[uint64]compact)}
-	r.plan.Roots = make(map[uint64]tlog.Hash)
-	j, err := newJournal(o, true)
+	r, err := examine(o, keys)
 	if err != nil {
 		return err
 	}
-	r.j, j.keys = j, keys
-	defer j.release()
-	if r.snap, err = j.openState(); err != nil {
-		return err
-	}
-	if err := r.read(); err != nil {
-		return err
-	}
-	if err := r.walk(); err != nil {
-		return err
-	}
+	defer r.j.release()
 	if len(r.plan.Roots) > 0 {
 		r.plan.Files = append(r.plan.Files, SetAside{File: stateFile}) // set right where it stands
 	}
-	if len(r.plan.Moves) == 0 && len(r.plan.Roots) == 0 && r.sameLosses() {
+	if r.nothing() {
 		return os.RemoveAll(filepath.Join(o.Dir, suspectFile))
 	}
 	if err := r.stage(); err != nil {
@@ -110,6 +98,32 @@ func makeWhole(o Options, keys *keyring) error {
 	}
 	_, err = carryOut(o)
 	return err
+}
+
+// examine reads a whole journal, decides what becomes of what is damaged, and changes nothing. Whoever asks releases r.j.
+func examine(o Options, keys *keyring) (_ *repair, err error) {
+	r := &repair{opt: o, known: make(map[uint64]compact)}
+	r.plan.Roots = make(map[uint64]tlog.Hash)
+	if r.j, err = newJournal(o, true); err != nil {
+		return nil, err
+	}
+	r.j.keys = keys
+	if r.snap, err = r.j.openState(); err == nil {
+		err = r.read()
+	}
+	if err == nil {
+		err = r.walk()
+	}
+	if err != nil {
+		r.j.release()
+		return nil, err
+	}
+	return r, nil
+}
+
+// nothing reports whether there is nothing to repair.
+func (r *repair) nothing() bool {
+	return len(r.plan.Moves) == 0 && len(r.plan.Roots) == 0 && r.sameLosses()
 }
 
 // sameLosses reports whether nothing is lost that was not known to be.
@@ -397,7 +411,7 @@ func (r *repair) readParked() error {
 	}
 	if err == nil {
 		var db *bbolt.DB
-		if db, err = openBolt(path, bbolt.Options{}, r.opt.openFile); err == nil { // for writing: so it reads its free list
+		if db, err = openBolt(path, bbolt.Options{ReadOnly: true, PreLoadFreelist: true}, r.opt.openFile); err == nil {
 			err = r.j.verifyParked(db)
 			closeBolt(db)
 		}

@@ -152,12 +152,15 @@ func (r *Repaired) NothingLost() bool {
 
 // Repair reads a whole journal that nobody has open and makes it whole: what is damaged is set aside, what is readable
 // of it is kept, and what is lost is put on the record. Open does the same with what it meets; Repair looks everywhere.
-// The error is ErrLocked while a gateway has the folder, a *KeyError when a key is missing, and ErrForked when the log
+// When nothing is damaged it only reads. The error is ErrLocked while a gateway has the folder, a *KeyError when a key is missing, and ErrForked when the log
 // cannot be continued; then nothing was changed.
 func Repair(o Options) (Repaired, error) {
 	r := Repaired{Files: []SetAside{}}
 	if there, err := Exists(o.Dir); err != nil || !there {
 		return r, errors.Join(err, fmt.Errorf("repair journal %q: %w", o.Dir, fs.ErrNotExist))
+	}
+	if whole, err := r.inspect(o); err != nil || whole {
+		return r, err
 	}
 	o.verify = true
 	for range 2 { // the first time an earlier repair may have had to be ended
@@ -181,6 +184,47 @@ func Repair(o Options) (Repaired, error) {
 	}
 	r.Whole = len(r.Files) == 0
 	return r, nil
+}
+
+// inspect reads a whole journal without changing anything in it. It reports false when something is damaged, was met as
+// damaged by an earlier process, or is not finished: then it is to be opened for writing.
+func (r *Repaired) inspect(o Options) (whole bool, err error) {
+	o.setDefaults()
+	o.Log = slog.New(slog.DiscardHandler) // what is found is said by who mends it
+	j, err := newJournal(o, true)
+	if err != nil {
+		return false, err
+	}
+	defer j.release()
+	if _, err = readFormat(o.Dir); err == nil {
+		err = j.lockDir()
+	}
+	for _, left := range []string{suspectFile, repairDir, olderDir, draftDir} {
+		if _, e := os.Lstat(filepath.Join(o.Dir, left)); err == nil && !errors.Is(e, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	if err == nil {
+		var found *repair
+		if found, err = examine(o, j.keys); err == nil {
+			found.j.release()
+			if !found.nothing() {
+				return false, nil
+			}
+			err = j.load()
+		}
+	}
+	if err == nil {
+		err = j.stateWhole()
+	}
+	if isDamage(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open journal %q: %w", o.Dir, err)
+	}
+	r.Whole, r.Records, r.Lost, r.Totals = true, j.Size(), j.Losses(), j.Totals()
+	return true, nil
 }
 
 func encodeDetail(v any) []byte {

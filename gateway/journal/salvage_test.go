@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -115,6 +116,7 @@ func damageable(t testing.TB) *truth {
 	if r, err := Repair(o); err != nil || !r.Whole {
 		t.Fatalf("a whole journal was repaired: %+v, %v", r, err)
 	}
+	openTest(t, o).Close()
 	return readTruth(t, o, waiting)
 }
 
@@ -492,5 +494,65 @@ func TestAStoredRootThatIsWrongIsSetRight(t *testing.T) {
 	})
 	if n := tr.afterRepair(t, o); n.records != len(tr.records) {
 		t.Fatalf("%+v", n)
+	}
+}
+
+// TestARepairOfAWholeJournalOnlyReads repairs one that is whole, and one that a gateway has.
+func TestARepairOfAWholeJournalOnlyReads(t *testing.T) {
+	tr := damageable(t)
+	before := contents(t, tr.o.Dir)
+	for range 2 {
+		r, err := Repair(tr.o)
+		if err != nil || !r.Whole || r.Records != uint64(len(tr.records)) || r.Totals.Received != 600 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	if after := contents(t, tr.o.Dir); !maps.Equal(after, before) {
+		t.Fatal("something was changed")
+	}
+	j := openTest(t, tr.o)
+	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", nil)) // behind what Open puts on the record
+	if _, err := Repair(tr.o); !errors.Is(err, ErrLocked) {
+		t.Fatalf("err = %v", err)
+	}
+}
+
+// TestARepairThatOnlyReadsMissesNothing flips bits of state.bolt: what a repair calls whole, the next Open does too.
+func TestARepairThatOnlyReadsMissesNothing(t *testing.T) {
+	tr := damageable(t)
+	rng := rand.New(rand.NewPCG(7, 7))
+	var whole, mended int
+	for range *flips {
+		o := tr.copyTo(t, t.TempDir())
+		path := filepath.Join(o.Dir, stateFile)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := rng.IntN(len(b)/4096)*4096 + rng.IntN(64) // where a page says what it is
+		b[at] ^= 1 << rng.IntN(8)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Repair(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !r.Whole {
+			mended++
+			continue
+		}
+		whole++
+		j := openTest(t, o)
+		if len(j.repaired) > 0 {
+			t.Errorf("byte %d: a repair called it whole and Open mended %v", at, j.repaired)
+		}
+		j.Close()
+		if _, err := os.Stat(filepath.Join(o.Dir, suspectFile)); err == nil {
+			t.Errorf("byte %d: a repair called it whole and it could not be written", at)
+		}
+	}
+	if whole == 0 || mended == 0 {
+		t.Fatalf("%d whole, %d mended", whole, mended)
 	}
 }

@@ -96,11 +96,12 @@ func ensureBolt(path string, open func(string, int, os.FileMode) (*os.File, erro
 func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (db *bbolt.DB, err error) {
 	var file *os.File
 	o.FreelistType, o.NoStatistics, o.Timeout = bbolt.FreelistMapType, true, 2*time.Second
-	if !o.ReadOnly {
+	if !o.ReadOnly || o.PreLoadFreelist {
 		if err := freeListFits(path); err != nil {
 			return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 		}
-	} else if st, err := os.Stat(path); err == nil && st.Size() == 0 { // bbolt would make it anew
+	}
+	if st, err := os.Stat(path); o.ReadOnly && err == nil && st.Size() == 0 { // bbolt would make it anew
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), &damaged{"it is empty"})
 	}
 	o.OpenFile = func(name string, flag int, perm os.FileMode) (*os.File, error) {

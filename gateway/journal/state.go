@@ -222,6 +222,7 @@ func (j *Journal) openState() (*snapshot, error) {
 	j.state.db, j.names = nil, newNames()
 	j.opt.Log.Error("journal state is damaged and is made again from the records", "err", err)
 	if j.readOnly {
+		j.stateLost = true
 		return nil, nil
 	}
 	if err := j.setStateAside(); err != nil {
@@ -255,6 +256,34 @@ func (j *Journal) tryState() error {
 		return err
 	}
 	return nil // a disk that is full is not the file's fault
+}
+
+// stateWhole returns an error of damage when anything in state.bolt cannot be read, or could not be written. It writes
+// nothing: tryState is for who may.
+func (j *Journal) stateWhole() error {
+	path := filepath.Join(j.opt.Dir, stateFile)
+	if j.stateLost {
+		return &damaged{stateFile}
+	}
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil // it is made anew
+	}
+	db, err := openBolt(path, bbolt.Options{ReadOnly: true, PreLoadFreelist: true}, j.opt.openFile)
+	if err != nil {
+		return err
+	}
+	defer closeBolt(db)
+	err = guard(func() error {
+		return db.View(func(tx *bbolt.Tx) error {
+			return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+				return b.ForEach(func(_, _ []byte) error { return nil })
+			})
+		})
+	})
+	if err == nil {
+		err = pagesFit(path)
+	}
+	return err
 }
 
 // setStateAside moves state.bolt to the damaged files.
