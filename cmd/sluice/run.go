@@ -153,6 +153,8 @@ func hintFor(err error) []string {
 		return []string{"another gateway runs on this data_dir; stop it first"}
 	case errors.Is(err, journal.ErrFormat):
 		return []string{"start the newer program again: nothing was changed (docs/formats.md)"}
+	case errors.Is(err, journal.ErrUntold):
+		return []string{"when no newer program than this one has run on data_dir, write its number there again: docs/formats.md, \"When it cannot be told\""}
 	case errors.Is(err, journal.ErrForked):
 		return []string{"keep data_dir for the inspector, and start anew with another data_dir and another gateway name"}
 	case errors.Is(err, errKeyLost) || errors.As(err, new(*journal.KeyError)):

@@ -7,6 +7,7 @@
 //	format                                  "sluice journal format 2" and a line feed; without it a journal is of format 1
 //	writer                                  held by the writer (flock, exclusive) or by readers (shared)
 //	lock                                    a folder: programs that know format 1 only stop at it
+//	lock/format                             the text of format once more, its SHA-256 in hexadecimal and a line feed
 //	segment-<first seq, 20 digits>.bolt     records and bodies; the newest one may be open for writing
 //	state.bolt                              numbers of names; what the records came to, up to some seq
 //	parked.bolt                             held and dead bodies whose segment is gone, each with its record

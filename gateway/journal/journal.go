@@ -297,7 +297,9 @@ func prepareOpen(o Options, readOnly bool) (*Journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := readFormat(o.Dir); err != nil {
+	if _, spoilt, err := readFormat(o.Dir); err != nil {
+		return nil, err
+	} else if err := formatDamage(spoilt); readOnly && err != nil {
 		return nil, err
 	}
 	err = j.lockDir()

@@ -196,8 +196,12 @@ func (r *Repaired) inspect(o Options) (whole bool, err error) {
 		return false, err
 	}
 	defer j.release()
-	if _, err = readFormat(o.Dir); err == nil {
-		err = j.lockDir()
+	_, spoilt, err := readFormat(o.Dir)
+	if err == nil {
+		err = errors.Join(j.lockDir(), formatDamage(spoilt)) // who has it is said first
+	}
+	if errors.Is(err, ErrLocked) {
+		return false, fmt.Errorf("open journal %q: %w", o.Dir, ErrLocked)
 	}
 	for _, left := range []string{suspectFile, repairDir, olderDir, draftDir} {
 		if _, e := os.Lstat(filepath.Join(o.Dir, left)); err == nil && !errors.Is(e, fs.ErrNotExist) {

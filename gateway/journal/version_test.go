@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -126,24 +126,109 @@ func TestAProgramOfTheFirstFormatStopsAtANewerJournal(t *testing.T) {
 	}
 }
 
-func TestAJournalOfANewerFormatIsLeftAlone(t *testing.T) {
-	o := testOptions(t.TempDir())
-	j := openTest(t, o)
-	commit(t, j, message(j, "bench", gateway.General, 1, 0, 0, "v1", nil))
-	j.Close()
-	for text, newer := range map[string]bool{formatPrefix + "3\n": true, "sluice journal form": false, formatPrefix + "0\n": false, "": false} {
-		if err := os.WriteFile(filepath.Join(o.Dir, formatFile), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
+// anyText stands for a file that is gone.
+const anyText = "\x00gone"
+
+// TestTheFormatIsToldByWhatIsLeft puts two texts into the files that say the format, and opens the journal: by reading,
+// which never changes anything, by a repair and by Open.
+func TestTheFormatIsToldByWhatIsLeft(t *testing.T) {
+	tr := damageable(t)
+	good, second := formatText(2), copyText(2)
+	type texts struct{ first, second string }
+	cases := map[texts]error{ // nil: it is recovered
+		{formatText(3), second}:                  ErrFormat,
+		{formatText(3), copyText(3)}:             ErrFormat,
+		{good, copyText(3)}:                      ErrFormat,
+		{anyText, copyText(3)}:                   ErrFormat,
+		{"", copyText(3)}:                        ErrFormat,
+		{"garbage", copyText(3)}:                 ErrFormat,
+		{"sluice jousnal format 3\n", second}:    ErrFormat,
+		{"sluice jousnal format 3\n", anyText}:   ErrFormat,
+		{"sluice journal format 0\n", anyText}:   ErrUntold, // one bit from 2, from 4 and from 8
+		{"", anyText}:                            ErrUntold,
+		{anyText, anyText}:                       ErrUntold,
+		{anyText, "garbage"}:                     ErrUntold,
+		{"garbage", "garbage"}:                   ErrUntold,
+		{anyText, second}:                        nil,
+		{"", second}:                             nil,
+		{"garbage", second}:                      nil,
+		{"sluice journal form", second}:          nil,
+		{"sluice journal format 0\n", second}:    nil,
+		{"sluice jousnal format 2\n", anyText}:   nil,
+		{"sluice jousnal format 2\n", "garbage"}: nil,
+		{good, ""}:                               nil,
+	}
+	for bit := range 8 * len(good) {
+		b := []byte(good)
+		b[bit/8] ^= 1 << (bit % 8)
+		if n := parseFormat(b); n <= newestFormat && bit%5 == 0 {
+			cases[texts{string(b), second}] = nil
 		}
+	}
+	put := func(dir string, c texts) {
+		for name, text := range map[string]string{formatFile: c.first, formatCopy: c.second} {
+			path := filepath.Join(dir, name)
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			if text != anyText && os.WriteFile(path, []byte(text), 0o600) != nil {
+				t.Fatal("cannot write")
+			}
+		}
+	}
+	for c, want := range cases {
+		o := tr.copyTo(t, t.TempDir())
+		put(o.Dir, c)
 		before := contents(t, o.Dir)
-		_, err := Open(o)
-		_, err2 := OpenReadOnly(o.Dir, o.Keys)
-		if err == nil || err2 == nil || errors.Is(err, ErrFormat) != newer || newer && !strings.Contains(err.Error(), "reads 1 to 2") {
-			t.Errorf("format file %q: %v, %v", text, err, err2)
+		if _, err := OpenReadOnly(o.Dir, o.Keys); want == nil && !Damaged(err) || want != nil && !errors.Is(err, want) {
+			t.Errorf("%q: reading says %v", c, err)
 		}
-		if after := contents(t, o.Dir); fmt.Sprint(after) != fmt.Sprint(before) {
-			t.Errorf("format file %q: something was changed", text)
+		if want != nil {
+			_, err := Open(o)
+			if _, err2 := Repair(o); !errors.Is(err, want) || !errors.Is(err2, want) {
+				t.Errorf("%q: %v, %v", c, err, err2)
+			}
 		}
+		if !maps.Equal(before, contents(t, o.Dir)) {
+			t.Errorf("%q: something was changed", c)
+		}
+		if want != nil {
+			continue
+		}
+		r, err := Repair(o)
+		if err != nil || r.Whole || len(r.Files) == 0 || !r.NothingLost() {
+			t.Errorf("%q: %+v, %v", c, r, err)
+			continue
+		}
+		for _, f := range r.Files {
+			was := map[string]string{formatFile: c.first, formatCopy: c.second}[f.File]
+			if b, _ := os.ReadFile(filepath.Join(o.Dir, f.Aside)); f.Aside != "" && string(b) != was || f.Aside == "" && was != anyText {
+				t.Errorf("%q: %+v is %q", c, f, b)
+			}
+		}
+		if n, spoilt, err := readFormat(o.Dir); n != 2 || spoilt != nil || err != nil {
+			t.Errorf("%q: then %d, %q, %v", c, n, spoilt, err)
+		}
+		mustCheck(t, o.Dir)
+		if r, err := Repair(o); err != nil || !r.Whole {
+			t.Errorf("%q: then %+v, %v", c, r, err)
+		}
+	}
+}
+
+// TestAJournalWithoutTheSecondCopyGetsOne: earlier programs of this format did not write it.
+func TestAJournalWithoutTheSecondCopyGetsOne(t *testing.T) {
+	o := testOptions(t.TempDir())
+	openTest(t, o).Close()
+	if err := os.Remove(filepath.Join(o.Dir, formatCopy)); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Repair(o); err != nil || !r.Whole {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	openTest(t, o).Close()
+	if b, err := os.ReadFile(filepath.Join(o.Dir, formatCopy)); err != nil || string(b) != copyText(newestFormat) {
+		t.Fatalf("%q, %v", b, err)
 	}
 }
 
