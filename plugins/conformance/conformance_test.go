@@ -141,7 +141,7 @@ func plugins(t testing.TB) (list []*plugin) {
 }
 
 // languages of the kit.
-const languages = 2
+const languages = 3
 
 // concerns reports whether the vector is for the plugin.
 func (v *vector) concerns(p *plugin) bool { return v.guest == "any" || v.guest == p.name }
