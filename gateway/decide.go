@@ -21,6 +21,8 @@ type Decision struct {
 	Uplinks   []UplinkDecision
 	Action    Action // strictest over the uplinks
 
+	found  int           // findings before the filters added theirs
+	second FilterOpinion // memory of shadows
 	record Record
 	salt   [16]byte // of the message: what its record commits with
 	noSalt error    // there is no randomness, and so no record
@@ -33,6 +35,7 @@ type Decision struct {
 // FilterOpinion is one filter's opinion of the message.
 type FilterOpinion struct {
 	Filter int    // index into VersionSet.Filters
+	Number uint8  // of the version that was asked, in records
 	Failed string // code of the failure, "" for none
 	Opinion
 }
@@ -170,19 +173,10 @@ func (s *VersionSet) ask(d *Decision) {
 		n := len(d.Opinions)
 		d.Opinions = grow(d.Opinions, n+1)
 		o := &d.Opinions[n]
-		*o = FilterOpinion{Filter: i, Opinion: Opinion{Action: Pass, Labels: o.Labels[:0], Edits: o.Edits[:0]}}
-		err := a.Filter.Filter(d.Message, &d.Body, &d.Class, &o.Opinion)
-		if err == nil && !o.sound(found, len(cats)) {
-			err = errOpinion
-		}
-		if err != nil {
-			o.Failed = "internal"
-			if fe := (*FilterError)(nil); errors.As(err, &fe) && fe.Code != "" {
-				o.Failed = fe.Code
-			}
-			o.Opinion = Opinion{Action: a.onError(), Labels: o.Labels[:0], Edits: o.Edits[:0]}
-		}
+		f, number := s.choose(i, d.Message)
+		o.ask(f, i, number, d, &d.Class, len(cats), a.onError())
 	}
+	d.found = found
 	for i := range d.Opinions { // labels are findings on the message as a whole, and so is a grade with nothing to raise
 		o := &d.Opinions[i]
 		for _, label := range o.Labels {
@@ -190,6 +184,37 @@ func (s *VersionSet) ask(d *Decision) {
 		}
 		if found == 0 && len(o.Labels) == 0 && o.Grade != Ungraded {
 			d.addWhole(o, s.Classifier.Unlisted(false), cats, o.Grade)
+		}
+	}
+}
+
+// ask fills o with what filter f says about d's message; class is what f may know. A failure is the action onError.
+func (o *FilterOpinion) ask(f Filter, index int, number uint8, d *Decision, class *Classification, categories int, onError Action) {
+	*o = FilterOpinion{Filter: index, Number: number, Opinion: Opinion{Action: Pass, Labels: o.Labels[:0], Edits: o.Edits[:0]}}
+	err := f.Filter(d.Message, &d.Body, class, &o.Opinion)
+	if err == nil && !o.sound(len(class.Findings), categories) {
+		err = errOpinion
+	}
+	if err != nil {
+		o.Failed = "internal"
+		if fe := (*FilterError)(nil); errors.As(err, &fe) && fe.Code != "" {
+			o.Failed = fe.Code
+		}
+		o.Opinion = Opinion{Action: onError, Labels: o.Labels[:0], Edits: o.Edits[:0]}
+	}
+}
+
+// shadow asks the versions that have no effect about a message that is decided. Whatever they do, the decision stands.
+func (s *VersionSet) shadow(d *Decision) {
+	defer func() { _ = recover() }() // a fault of ours in what has no effect
+	for i := range s.Shadows {
+		sh := &s.Shadows[i]
+		for k := range d.Opinions {
+			if o := &d.Opinions[k]; o.Filter == sh.Beside {
+				class := Classification{Findings: d.Class.Findings[:d.found], Unknown: d.Class.Unknown, Positions: d.Class.Positions}
+				d.second.ask(sh.Filter, sh.Beside, o.Number, d, &class, len(s.Classifier.Categories()), s.Filters[sh.Beside].onError())
+				sh.Tell(d.Message, d.record.Input, o, &d.second)
+			}
 		}
 	}
 }

@@ -17,7 +17,7 @@ func (s *VersionSet) entry(d *Decision) (*Entry, error) {
 		Findings: d.count(s, r.Findings[:0]), Plugins: r.Plugins[:0], Outcomes: r.Outcomes[:0]}
 	for i := range d.Opinions {
 		o := &d.Opinions[i]
-		r.Plugins = append(r.Plugins, PluginOutcome{Plugin: uint8(o.Filter), Action: o.Action, Grade: o.Grade,
+		r.Plugins = append(r.Plugins, PluginOutcome{Plugin: o.Number, Action: o.Action, Grade: o.Grade,
 			Reason: o.Reason, Failed: o.Failed != "", Edits: uint16(min(len(o.Edits), 1<<16-1))})
 	}
 	outlet := make([]int, len(d.Uplinks)) // uplink → index of its outlet

@@ -299,7 +299,7 @@ func compiled(t testing.TB, rows []RowConfig) *Policy {
 // usualSet is a version set of the fakes; tests change what they are about.
 func usualSet(t testing.TB) *VersionSet {
 	return &VersionSet{Number: 1, Classifier: names{}, Codec: flat{}, Policy: compiled(t, usualRows), Redactor: marks{}, Uplinks: testUplinks,
-		Sources: map[string]uint16{"bench": 0}, Describe: func() []byte { return []byte("{}") },
+		Sources: map[string]uint16{"bench": 0}, Describe: func(string) []byte { return []byte("{}") },
 		Custodian: func(m *Message) ([]byte, error) { return append([]byte("sealed:"), m.Payload...), nil }}
 }
 

@@ -43,8 +43,9 @@ type Gateway struct {
 // inForce is a version set with the count of those who judge by it.
 type inForce struct {
 	*VersionSet
-	users  sync.RWMutex // held for reading while a batch is judged; Swap takes it to know that the set is idle
-	closed bool         // guarded by users
+	probation *Probation   // nil: none
+	users     sync.RWMutex // held for reading while a batch is judged; Swap takes it to know that the set is idle
+	closed    bool         // guarded by users
 }
 
 // Options are what a Gateway is made of.
@@ -111,14 +112,21 @@ func (g *Gateway) Admit(ctx context.Context, batch []*Message) (Ticket, error) {
 	entries := make([]*Entry, 0, len(batch))
 	now, trusted := g.clock()
 	for _, m := range batch {
-		m.ID = g.nextID()              // the id comes first: encryption and plugins use it
-		set.decide(m, now, trusted, d) // classify, ask, rule, edit, check: decide.go
-		e, err := set.entry(d)         // the record of it, with what may leave
-		if err != nil {                // no randomness: without a salt there is no record
+		m.ID = g.nextID() // the id comes first: encryption and plugins use it
+		if set.probation.due() {
+			set.probation.decide(set.VersionSet, m, now, trusted, d)
+		} else {
+			set.decide(m, now, trusted, d) // classify, ask, rule, edit, check: decide.go
+		}
+		e, err := set.entry(d) // the record of it, with what may leave
+		if err != nil {        // no randomness: without a salt there is no record
 			t.release()
 			return nil, fmt.Errorf("admit messages: %w", err)
 		}
 		entries = append(entries, e)
+		if len(set.Shadows) > 0 {
+			set.shadow(d)
+		}
 		g.metrics.decided(set.VersionSet, d)
 		if len(d.Class.Unknown) > 0 {
 			g.hints.tell(g.log, d, set.UnknownBlocks)
@@ -151,26 +159,36 @@ func (g *Gateway) use() *inForce {
 func (g *Gateway) Swap(set *VersionSet) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
-	if g.closed.Load() {
-		(&inForce{VersionSet: set}).retire()
-		return
-	}
-	now, trusted := g.clock()
-	rec := AppendRecord(nil, &Record{Kind: ChangeRecord, Time: now, Trusted: trusted, Set: set.Number, Detail: set.Describe()})
-	g.journal.Append([]*Entry{{Record: rec}}, func(uint64, error) {})
-	g.metrics.inForce(set)
-	old := g.set.Swap(&inForce{VersionSet: set})
-	old.retire()
+	g.put(&inForce{VersionSet: set}).retire()
 }
 
-// retire waits until nobody judges by the set and closes it.
+// put puts a set in force and returns the one that was, for the caller to retire; a gateway that is closed returns the new
+// one. The caller holds swap.
+func (g *Gateway) put(set *inForce) *inForce {
+	if g.closed.Load() {
+		return set
+	}
+	now, trusted := g.clock()
+	rec := AppendRecord(nil, &Record{Kind: ChangeRecord, Time: now, Trusted: trusted, Set: set.Number, Detail: set.Describe(set.By)})
+	g.journal.Append([]*Entry{{Record: rec}}, func(uint64, error) {})
+	g.metrics.inForce(set.VersionSet)
+	return g.set.Swap(set)
+}
+
+// idle waits until nobody judges by the set and lets nobody else begin.
+func (s *inForce) idle() {
+	s.users.Lock()
+	s.closed = true
+	s.users.Unlock()
+}
+
+// retire waits until nobody judges by the set and closes it, and the predecessor that it may have kept.
 func (s *inForce) retire() {
 	if s == nil {
 		return
 	}
-	s.users.Lock()
-	s.closed = true
-	s.users.Unlock()
+	s.idle()
+	s.probation.end()
 	if s.Close != nil {
 		s.Close()
 	}

@@ -250,7 +250,7 @@ func TestSwapWhileMessagesFlow(t *testing.T) {
 		s := usualSet(t)
 		closed := new(atomic.Bool)
 		s.Number, s.Classifier = uint64(n), guarded{closed: closed, misuse: &misuse}
-		s.Describe = func() []byte { return fmt.Appendf(nil, `{"set":%d}`, n) }
+		s.Describe = func(string) []byte { return fmt.Appendf(nil, `{"set":%d}`, n) }
 		s.Close = func() {
 			if closed.Swap(true) {
 				misuse.Add(1)

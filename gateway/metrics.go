@@ -195,7 +195,7 @@ func (m *Metrics) decided(set *VersionSet, d *Decision) {
 	}
 	for i := range d.Opinions {
 		if o := &d.Opinions[i]; o.Failed != "" {
-			m.failed.WithLabelValues(set.Filters[o.Filter].Filter.Name(), o.Failed).Inc()
+			m.failed.WithLabelValues(set.FilterOf(o).Name(), o.Failed).Inc()
 		}
 	}
 }

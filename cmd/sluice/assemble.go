@@ -88,7 +88,8 @@ func buildSet(cfg *Config, in surroundings) (*gateway.VersionSet, error) {
 			p.Close()
 		}
 	}
-	set.Describe = func() []byte { return describe(cfg, set, catalogs, plugins, in.by) }
+	set.By = in.by
+	set.Describe = func(by string) []byte { return describe(cfg, set, catalogs, plugins, by) }
 	return set, nil
 }
 

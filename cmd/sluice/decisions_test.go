@@ -238,7 +238,7 @@ func newBench(t *testing.T, v *vector) (*decisionBench, []gateway.PolicyProblem)
 		v.Uplinks = []declaredUplink{{"tsp", "Example Motors TSP", "CN", "remote diagnosis", "contract"}}
 	}
 	b.set = &gateway.VersionSet{Number: 1, Classifier: classifier, Codec: payload.JSON{}, UnknownBlocks: v.UnknownField == "block",
-		Sources: map[string]uint16{v.Message.Source: 0}, Describe: func() []byte { return []byte("{}") }}
+		Sources: map[string]uint16{v.Message.Source: 0}, Describe: func(string) []byte { return []byte("{}") }}
 	for i, u := range v.Uplinks {
 		b.set.Uplinks = append(b.set.Uplinks, gateway.UplinkInfo{Name: u.Name, Number: i, Recipient: u.Recipient, Jurisdiction: u.Jurisdiction, Purpose: u.Purpose, LegalBasis: u.LegalBasis})
 	}

@@ -178,7 +178,7 @@ func explain(set *gateway.VersionSet, d *gateway.Decision) explanation {
 }
 
 func explainOpinion(set *gateway.VersionSet, o *gateway.FilterOpinion) explainedPlugin {
-	f := set.Filters[o.Filter].Filter
+	f := set.FilterOf(o)
 	p := explainedPlugin{Name: f.Name()}
 	if v, ok := f.(interface{ Version() string }); ok {
 		p.Version = v.Version()

@@ -40,8 +40,8 @@ func TestAReloadTakesInAnotherIdentity(t *testing.T) {
 	}
 	set := a.gateway.Set()
 	const want = "cloudevents 1.0 com.example.demo /sluice/demo"
-	if got := set.Uplinks[0].Identity.String(); got != want || !bytes.Contains(set.Describe(), []byte(`"identity":"`+want+`"`)) {
-		t.Errorf("in force: %s; change record: %s", got, set.Describe())
+	if got := set.Uplinks[0].Identity.String(); got != want || !bytes.Contains(set.Describe("test"), []byte(`"identity":"`+want+`"`)) {
+		t.Errorf("in force: %s; change record: %s", got, set.Describe("test"))
 	}
 	if err := edit("qos: 1", "qos: 0"); err == nil || !strings.Contains(err.Error(), "uplinks changed, which needs a restart") {
 		t.Errorf("another QoS: %v", err)
