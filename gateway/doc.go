@@ -10,7 +10,7 @@
 //  3. Codec.Decode indexes the payload. What a receiver could read differently from us is opaque.
 //  4. Classifier.Classify makes the findings: which category holds which place. Leaves that nothing covers are unknown.
 //  5. Every attached Filter gives an Opinion, once per message. An error, a trap, a verdict that breaks the rules: the
-//     filter's on_error, which is block or hold.
+//     filter's on_error, which is block or hold. Where a filter has a canary, the device decides which version is asked.
 //  6. Per uplink, VersionSet.plan joins the policy's first matching row for every finding (Policy.Rule) with the
 //     opinions (Merge): what acts on the message, and what is done to each place.
 //  7. VersionSet.edit applies the operations (Redactor), splices them into the original bytes (Codec.Encode), reads the
@@ -24,6 +24,10 @@
 //     it, and commits a delivery record for every range that the uplink acknowledged. What the cloud refuses for good is
 //     found (trial) and parked. Drained segments are removed; their records move to the archive, and from there, where the
 //     box cannot keep them, to a collector (package ship).
+//
+// A version set may be on probation (Gateway.Try): a sample of the messages is then decided by its predecessor as well, and a
+// filter may have shadows, other versions that are asked once a decision stands (VersionSet.shadow). Nothing of what either says
+// is applied.
 //
 // Nothing is acknowledged that is not durable; nothing leaves that is not on the record. Every exit on the way is a
 // decision that the message stays: there is no path on which an error becomes a pass.
