@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +20,9 @@ const defaultKeyDir = "/etc/sluice/keys"
 // cmdKeys makes, lists and exports keys.
 func cmdKeys(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	const help = "Usage: sluice keys VERB [flags]\n\n" +
-		"  new     make a key: --use token|recipient|custodian|audit|at-rest --id NAME [--dir DIR]\n" +
+		"  new     make a key: --use token|recipient|custodian|audit|at-rest|plugin --id NAME [--dir DIR] [--ml-dsa]\n" +
 		"  ls      list the keys: [--dir DIR] [--json]\n" +
-		"  export  print the public part of a key, or all of it: --id NAME [--dir DIR] [--private]\n"
+		"  export  print the public part of a key, or all of it: --id NAME [--dir DIR] [--private|--trust]\n"
 	if len(args) == 0 {
 		return usage(stderr, errors.New("keys: no verb given"), "type sluice keys new, sluice keys ls or sluice keys export")
 	}
@@ -39,10 +41,11 @@ func cmdKeys(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 }
 
 func keysNew(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("keys new", "--use USE --id NAME [--dir DIR]")
-	use := fs.String("use", "", "`use` of the key: token, recipient, custodian, audit or at-rest")
+	fs := newFlags("keys new", "--use USE --id NAME [--dir DIR] [--ml-dsa]")
+	use := fs.String("use", "", "`use` of the key: token, recipient, custodian, audit, at-rest or plugin")
 	id := fs.String("id", "", "`name` of the key, and of its files")
 	dir := fs.String("dir", defaultKeyDir, "`folder` of the keys")
+	mldsa := fs.Bool("ml-dsa", false, "plugin keys: sign with ML-DSA-65 beside Ed25519")
 	rest, status, done := parseFlags(fs, args, stdout, stderr)
 	if done {
 		return status
@@ -61,11 +64,18 @@ func keysNew(args []string, stdout, stderr io.Writer) int {
 	if err := keyring.CheckID(*id); err != nil {
 		return usage(stderr, err, example)
 	}
+	if *mldsa && u != keyring.Plugin {
+		return usage(stderr, fmt.Errorf("keys new: --ml-dsa is for plugin keys, not for %s", u), "for example: sluice keys new --use plugin --id acme --dir keys --ml-dsa")
+	}
 	ring, err := keyring.Open(*dir)
 	if err != nil {
 		return fail(stderr, err, keyHint(err, *dir))
 	}
-	if err := ring.Generate(u, *id); err != nil {
+	generate := func() error { return ring.Generate(u, *id) }
+	if *mldsa {
+		generate = func() error { return ring.GeneratePlugin(*id) }
+	}
+	if err := generate(); err != nil {
 		return fail(stderr, err, keyHint(err, *dir))
 	}
 	fmt.Fprintf(stdout, "%s  private: keep it, and keep a copy\n", ring.PrivatePath(*id))
@@ -80,6 +90,7 @@ var publicAdvice = map[keyring.Use]string{
 	keyring.Recipient: "give it to the gateways, under keys.recipients",
 	keyring.Custodian: "give it to the gateways, under keys.custodian",
 	keyring.Audit:     "give it to whoever inspects",
+	keyring.Plugin:    "give it to the gateways, for their trust file: sluice keys export --trust",
 }
 
 // keyEntry is one key in keys ls --json.
@@ -153,10 +164,11 @@ func keysList(args []string, stdout, stderr io.Writer) int {
 }
 
 func keysExport(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("keys export", "--id NAME [--dir DIR] [--private]")
+	fs := newFlags("keys export", "--id NAME [--dir DIR] [--private|--trust]")
 	id := fs.String("id", "", "`name` of the key")
 	dir := fs.String("dir", defaultKeyDir, "`folder` of the keys")
 	private := fs.Bool("private", false, "print the private key instead")
+	trust := fs.Bool("trust", false, "print a plugin key as an entry of a trust file, to be filled in")
 	rest, status, done := parseFlags(fs, args, stdout, stderr)
 	if done {
 		return status
@@ -172,7 +184,15 @@ func keysExport(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(stderr, err, keyHint(err, *dir))
 	}
-	text, err := ring.Export(*id, *private)
+	var text []byte
+	switch {
+	case *trust && *private:
+		return usage(stderr, errors.New("keys export: --trust is for public keys"), "remove --private")
+	case *trust:
+		text, err = trustEntry(ring, *id)
+	default:
+		text, err = ring.Export(*id, *private)
+	}
 	if err != nil {
 		return fail(stderr, err, keyHint(err, *dir))
 	}
@@ -181,6 +201,24 @@ func keysExport(args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, fmt.Errorf("write key: %w", err))
 	}
 	return exitGood
+}
+
+// trustEntry is a trust file with one key. What only the operator can say is left open, and refused until it is said.
+func trustEntry(ring *keyring.Ring, id string) ([]byte, error) {
+	p, err := ring.Public(id)
+	if err != nil {
+		return nil, err
+	}
+	if p.Use != keyring.Plugin {
+		return nil, fmt.Errorf("key %q: a key for %s does not sign plugins", id, p.Use)
+	}
+	text := fmt.Appendf(nil, "keys:\n  - id: %s\n    ed25519: %s\n", p.ID, base64.StdEncoding.EncodeToString(p.Key[:ed25519.PublicKeySize]))
+	if more := p.Key[ed25519.PublicKeySize:]; len(more) > 0 {
+		text = fmt.Appendf(text, "    ml_dsa_65: %s\n", base64.StdEncoding.EncodeToString(more))
+	}
+	return append(text, "    names: []  # plugins that it may sign: geofence, or geo* for every name that begins so\n"+
+		"    grants: []  # the most that they may be granted: read.payload, read.value:VEH-LOC-*\n"+
+		"    expires:  # last day on which it brings new versions: 2027-12-31\n"...), nil
 }
 
 // keyHint says what to type after an error about keys; empty when there is nothing to say.

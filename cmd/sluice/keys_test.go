@@ -19,7 +19,7 @@ func call(verb func([]string, io.Reader, io.Writer, io.Writer) int, stdin string
 
 func TestKeysAreMadeListedAndExported(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	for _, use := range []string{"token", "recipient", "custodian", "audit", "at-rest"} {
+	for _, use := range []string{"token", "recipient", "custodian", "audit", "at-rest", "plugin"} {
 		status, out, errs := call(cmdKeys, "", "new", "--use", use, "--id", "k-"+use, "--dir", dir)
 		if status != exitGood || errs != "" || !strings.Contains(out, filepath.Join(dir, "k-"+use+".key")) {
 			t.Fatalf("%s: %d %q %q", use, status, out, errs)
@@ -31,14 +31,14 @@ func TestKeysAreMadeListedAndExported(t *testing.T) {
 	}
 	status, out, _ := call(cmdKeys, "", "ls", "--dir", dir, "--json")
 	var list struct{ Keys []keyEntry }
-	if err := json.Unmarshal([]byte(out), &list); err != nil || status != exitGood || len(list.Keys) != 5 || strings.Count(out, "\n") != 1 {
+	if err := json.Unmarshal([]byte(out), &list); err != nil || status != exitGood || len(list.Keys) != 6 || strings.Count(out, "\n") != 1 {
 		t.Fatalf("%d %q %v", status, out, err)
 	}
 	if k := list.Keys[0]; k.ID != "k-at-rest" || k.Use != "at-rest" || k.Generation != 1 || !k.Private || k.Public || k.Error != "" {
 		t.Errorf("%+v", k)
 	}
 	status, out, _ = call(cmdKeys, "", "ls", "--dir", dir)
-	if status != exitGood || strings.Count(out, "\n") != 5 || !strings.Contains(out, "private+public") {
+	if status != exitGood || strings.Count(out, "\n") != 6 || !strings.Contains(out, "private+public") {
 		t.Errorf("%d %q", status, out)
 	}
 	for _, part := range []struct{ flag, file, title string }{{"", ".pub", "sluice public key v1"}, {"--private", ".key", "sluice private key v1"}} {
@@ -69,6 +69,7 @@ func TestKeysThatCannotBeUsedAreListedWithAHint(t *testing.T) {
 func TestKeysErrorsSayWhatToType(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	call(cmdKeys, "", "new", "--use", "token", "--id", "taken", "--dir", dir)
+	call(cmdKeys, "", "new", "--use", "audit", "--id", "signs-log", "--dir", dir)
 	for _, c := range []struct {
 		name   string
 		args   []string
@@ -81,6 +82,9 @@ func TestKeysErrorsSayWhatToType(t *testing.T) {
 		{"no use", []string{"new", "--id", "a", "--dir", dir}, exitUsage, "--use recipient --id oem-dso"},
 		{"an unknown use", []string{"new", "--use", "tls", "--id", "a", "--dir", dir}, exitUsage, "want token, recipient"},
 		{"an id with a slash", []string{"new", "--use", "token", "--id", "a/b", "--dir", dir}, exitUsage, "letters, digits"},
+		{"a second algorithm where there is none", []string{"new", "--use", "audit", "--id", "a", "--dir", dir, "--ml-dsa"}, exitUsage, "--use plugin"},
+		{"a trust entry of another key", []string{"export", "--id", "signs-log", "--dir", dir, "--trust"}, exitBad, "does not sign plugins"},
+		{"a private trust entry", []string{"export", "--id", "taken", "--dir", dir, "--trust", "--private"}, exitUsage, "remove --private"},
 		{"an argument too many", []string{"new", "--use", "token", "--id", "a", "b"}, exitUsage, `unexpected argument "b"`},
 		{"a name that is taken", []string{"new", "--use", "audit", "--id", "taken", "--dir", dir}, exitBad, "choose another --id"},
 		{"a folder that is a file", []string{"ls", "--dir", filepath.Join(dir, "taken.key")}, exitBad, "name the folder"},

@@ -23,7 +23,7 @@ const (
 	publicSuffix  = ".pub"
 	privateTitle  = "sluice private key v1"
 	publicTitle   = "sluice public key v1"
-	maxFile       = 4096 // bytes; the largest file of the format has about 1,800
+	maxFile       = 4096 // bytes; the largest file of the format has about 2,800
 )
 
 // FileError says what is wrong with a key file or folder, and what to type.
@@ -58,9 +58,9 @@ func ReadPrivate(path string) (*Private, error) {
 	if err != nil {
 		return nil, &FileError{Path: path, Problem: err.Error(), Fix: "restore the file from a copy; it is never repaired"}
 	}
-	if len(f.key) != secretSize {
+	if n := len(f.key); !f.use.isSecretSize(n) {
 		clear(f.key)
-		return nil, &FileError{Path: path, Problem: fmt.Sprintf("a private key of %d bytes, want %d", len(f.key), secretSize)}
+		return nil, &FileError{Path: path, Problem: fmt.Sprintf("a private key of %d bytes, want %d", n, secretSize)}
 	}
 	return &Private{Use: f.use, ID: f.id, Created: f.created, Generation: f.generation, secret: f.key}, nil
 }
@@ -90,10 +90,10 @@ func ParsePublic(text []byte) (*Public, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.use != Recipient && f.use != Custodian {
+	if f.use != Recipient && f.use != Custodian && f.use != Plugin {
 		return nil, fmt.Errorf("a key for %s has no such public file", f.use)
 	}
-	if len(f.key) != f.use.publicSize() {
+	if !f.use.isPublicSize(len(f.key)) {
 		return nil, fmt.Errorf("a public key of %d bytes, want %d", len(f.key), f.use.publicSize())
 	}
 	return &Public{Use: f.use, ID: f.id, Created: f.created, Key: f.key}, nil

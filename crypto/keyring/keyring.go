@@ -11,6 +11,10 @@
 //	audit      Ed25519 seed               Ed25519 key, 32 bytes
 //	recipient  X-Wing seed                X-Wing encapsulation key, 1216 bytes
 //	custodian  X-Wing seed                X-Wing encapsulation key, 1216 bytes
+//	plugin     Ed25519 seed               Ed25519 key, 32 bytes
+//
+// A plugin key may also sign with ML-DSA-65 [FIPS 204]. Its private part is then 64 bytes, the Ed25519 seed and the seed ξ
+// of ML-DSA.KeyGen, drawn apart, and its public part 1984 bytes, the Ed25519 key and the ML-DSA-65 key of 1952.
 //
 // # Format
 //
@@ -45,9 +49,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cloudflare/circl/kem/xwing"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -62,9 +68,11 @@ const (
 	Custodian      // who may open holds
 	Audit          // signs checkpoints
 	AtRest         // seals the journal
+	Plugin         // signs plugins
+	lastUse    = Plugin
 )
 
-var useNames = [...]string{"invalid", "token", "recipient", "custodian", "audit", "at-rest"}
+var useNames = [...]string{"invalid", "token", "recipient", "custodian", "audit", "at-rest", "plugin"}
 
 // String returns the written form of the use.
 func (u Use) String() string {
@@ -76,30 +84,40 @@ func (u Use) String() string {
 
 // ParseUse reads the written form of a use.
 func ParseUse(s string) (Use, error) {
-	for u := Token; u <= AtRest; u++ {
+	for u := Token; u <= lastUse; u++ {
 		if useNames[u] == s {
 			return u, nil
 		}
 	}
-	return InvalidUse, fmt.Errorf("key use %q: want token, recipient, custodian, audit or at-rest", s)
+	return InvalidUse, fmt.Errorf("key use %q: want token, recipient, custodian, audit, at-rest or plugin", s)
 }
 
 // GatewayOnly reports whether only the gateway itself uses such keys, so that it may create them on first start.
 func (u Use) GatewayOnly() bool { return u == Token || u == Audit || u == AtRest }
 
 // HasPublic reports whether keys of this use have a public part.
-func (u Use) HasPublic() bool { return u == Recipient || u == Custodian || u == Audit }
+func (u Use) HasPublic() bool {
+	return u == Recipient || u == Custodian || u == Audit || u == Plugin
+}
 
 // publicSize returns the length of the public part in bytes.
 func (u Use) publicSize() int {
-	if u == Audit {
+	if u == Audit || u == Plugin {
 		return ed25519.PublicKeySize
 	}
 	return xwing.PublicKeySize
 }
 
-// secretSize is the length of every private part in bytes.
+// isPublicSize reports whether a public part may have n bytes.
+func (u Use) isPublicSize(n int) bool {
+	return n == u.publicSize() || u == Plugin && n == ed25519.PublicKeySize+mldsa65.PublicKeySize
+}
+
+// secretSize is the length of a private part in bytes; a plugin key with two algorithms has two.
 const secretSize = 32
+
+// isSecretSize reports whether a private part may have n bytes.
+func (u Use) isSecretSize(n int) bool { return n == secretSize || u == Plugin && n == 2*secretSize }
 
 // Private is a private or symmetric key. Whoever got it calls Destroy when it is no longer needed.
 // It must not be destroyed while another goroutine uses it.
@@ -111,7 +129,7 @@ type Private struct {
 	secret     []byte
 }
 
-// Secret returns the 32 bytes of the key; nil after Destroy. The slice belongs to the key and is zeroed by Destroy.
+// Secret returns the bytes of the key, 32, or 64 of a plugin key with two algorithms; nil after Destroy. The slice belongs to the key and is zeroed by Destroy.
 func (k *Private) Secret() []byte { return k.secret }
 
 // Destroy overwrites the key in memory.
@@ -135,6 +153,12 @@ func (k *Private) Public() (*Public, error) {
 	switch k.Use {
 	case Audit:
 		p.Key = ed25519.NewKeyFromSeed(k.secret).Public().(ed25519.PublicKey)
+	case Plugin:
+		p.Key = slices.Clone(ed25519.NewKeyFromSeed(k.secret[:secretSize])[ed25519.SeedSize:])
+		if len(k.secret) > secretSize {
+			public, _ := mldsa65.NewKeyFromSeed((*[mldsa65.SeedSize]byte)(k.secret[secretSize:]))
+			p.Key = append(p.Key, public.Bytes()...)
+		}
 	case Recipient, Custodian:
 		_, p.Key = xwing.DeriveKeyPairPacked(k.secret)
 	default:
@@ -175,7 +199,7 @@ type Public struct {
 	Use     Use
 	ID      string
 	Created time.Time // zero for audit keys, whose format has no room for it
-	Key     []byte    // 1216 bytes (X-Wing) or 32 bytes (Ed25519)
+	Key     []byte    // 1216 bytes (X-Wing), 32 bytes (Ed25519) or 1984 bytes (Ed25519 and ML-DSA-65)
 }
 
 // Verifier returns the text form of an audit key, as golang.org/x/mod/sumdb/note.NewVerifier reads it.

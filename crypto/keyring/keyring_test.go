@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/hpke"
 	"errors"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -37,7 +39,7 @@ func generate(t *testing.T, r *Ring, use Use, id string) *Private {
 
 func TestEveryUseCanBeGeneratedReadAndExported(t *testing.T) {
 	r := open(t)
-	for use := Token; use <= AtRest; use++ {
+	for use := Token; use <= lastUse; use++ {
 		t.Run(use.String(), func(t *testing.T) {
 			id := "k-" + use.String()
 			k := generate(t, r, use, id)
@@ -89,6 +91,43 @@ func TestRecipientKeysAreThoseOfTheStandardLibrary(t *testing.T) {
 	}
 	if !bytes.Equal(other.PublicKey().Bytes(), p.Key) {
 		t.Fatal("another implementation derives another public key")
+	}
+}
+
+func TestPluginKeysWithTwoAlgorithms(t *testing.T) {
+	r := open(t)
+	if err := r.GeneratePlugin("acme"); err != nil {
+		t.Fatal(err)
+	}
+	k, err := r.Private(Plugin, "acme")
+	if err != nil || len(k.Secret()) != 64 || bytes.Equal(k.Secret()[:32], k.Secret()[32:]) {
+		t.Fatalf("private part: %v", err)
+	}
+	p, err := ReadPublic(r.PublicPath("acme"))
+	if err != nil || p.Use != Plugin || len(p.Key) != 32+1952 {
+		t.Fatalf("public part: %v", err)
+	}
+	message := []byte("message")
+	if !ed25519.Verify(p.Key[:32], message, ed25519.Sign(ed25519.NewKeyFromSeed(k.Secret()[:32]), message)) {
+		t.Error("the first 32 bytes are not the Ed25519 key of the first seed")
+	}
+	public, private := mldsa65.NewKeyFromSeed((*[32]byte)(k.Secret()[32:]))
+	signature := make([]byte, mldsa65.SignatureSize)
+	if err := mldsa65.SignTo(private, message, nil, false, signature); err != nil || !bytes.Equal(p.Key[32:], public.Bytes()) || !mldsa65.Verify(public, message, nil, signature) {
+		t.Errorf("the rest is not the ML-DSA-65 key of the second seed: %v", err)
+	}
+	if infos, err := r.List(); err != nil || len(infos) != 1 || infos[0].Err != nil {
+		t.Errorf("%+v, %v", infos, err)
+	}
+	for _, use := range []Use{Token, Recipient, Audit} { // sizes of one use are not those of another
+		path := filepath.Join(t.TempDir(), "long.key")
+		os.WriteFile(path, marshal(privateTitle, use, "long", k.Created, 0, k.Secret()), 0o600)
+		if _, err := ReadPrivate(path); err == nil || !strings.Contains(err.Error(), "a private key of 64 bytes, want 32") {
+			t.Errorf("%s key of 64 bytes: %v", use, err)
+		}
+	}
+	if _, err := ParsePublic(marshal(publicTitle, Plugin, "acme", k.Created, 0, p.Key[:1984-1])); err == nil {
+		t.Error("a short public key was accepted")
 	}
 }
 
@@ -431,7 +470,7 @@ func TestOneOfManyCreatesAKey(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	r, _ := Open(f.TempDir())
-	for use := Token; use <= AtRest; use++ {
+	for use := Token; use <= lastUse; use++ {
 		id := "k-" + use.String()
 		if err := r.Generate(use, id); err != nil {
 			f.Fatal(err)

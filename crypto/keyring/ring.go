@@ -98,11 +98,16 @@ func (r *Ring) Ensure(use Use, id string) (created bool, err error) {
 }
 
 // Generate creates a key and writes its files. ErrExists when a file of that id exists.
-func (r *Ring) Generate(use Use, id string) error {
+func (r *Ring) Generate(use Use, id string) error { return r.generate(use, id, secretSize) }
+
+// GeneratePlugin is Generate for a plugin key that signs with Ed25519 and ML-DSA-65.
+func (r *Ring) GeneratePlugin(id string) error { return r.generate(Plugin, id, 2*secretSize) }
+
+func (r *Ring) generate(use Use, id string, size int) error {
 	if err := CheckID(id); err != nil {
 		return err
 	}
-	if use == InvalidUse || use > AtRest {
+	if use == InvalidUse || use > lastUse {
 		return fmt.Errorf("key %q: no use given", id)
 	}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
@@ -116,7 +121,7 @@ func (r *Ring) Generate(use Use, id string) error {
 			return fmt.Errorf("create key %q: %w", path, ErrExists)
 		}
 	}
-	k := &Private{Use: use, ID: id, Created: time.Now().UTC().Truncate(time.Second), secret: make([]byte, secretSize)}
+	k := &Private{Use: use, ID: id, Created: time.Now().UTC().Truncate(time.Second), secret: make([]byte, size)}
 	defer k.Destroy()
 	if err := r.draw(k); err != nil {
 		return err
