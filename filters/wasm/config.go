@@ -24,7 +24,7 @@ const BuiltinScheme = "builtin:"
 
 // Limits of what an operator hands over.
 const (
-	maxModule     = 8 << 20
+	MaxModule     = 8 << 20
 	maxConfigFile = 1 << 20
 	maxEdits      = 256
 )
@@ -199,7 +199,7 @@ func (c *PluginConfig) Module(dir string, builtin map[string][]byte) ([]byte, er
 		}
 		return nil, fmt.Errorf("read plugin %q: no module %q is built in (have %s)", c.Name, name, strings.Join(slices.Sorted(maps.Keys(builtin)), ", "))
 	}
-	data, err := readFile(dir, c.File, maxModule)
+	data, err := readFile(dir, c.File, MaxModule)
 	if err != nil {
 		return nil, fmt.Errorf("read plugin %q: %w", c.Name, err)
 	}

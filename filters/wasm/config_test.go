@@ -132,7 +132,7 @@ func TestConfigurationFiles(t *testing.T) {
 func TestOpenFindsTheModule(t *testing.T) {
 	data := geofenceModule(t)
 	dir := t.TempDir()
-	for name, content := range map[string][]byte{"geofence.wasm": data, "patched.wasm": append([]byte{}, append(data, 0)...), "large.wasm": make([]byte, maxModule+1)} {
+	for name, content := range map[string][]byte{"geofence.wasm": data, "patched.wasm": append([]byte{}, append(data, 0)...), "large.wasm": make([]byte, MaxModule+1)} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}

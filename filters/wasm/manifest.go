@@ -59,6 +59,18 @@ type Limits struct {
 // protocolNumbers are the written forms of the protocols.
 var protocolNumbers = map[string]gateway.Protocol{"mqtt": gateway.MQTT, "opcua": gateway.OPCUA, "gbt32960": gateway.GBT32960, "jtt808": gateway.JTT808}
 
+// ReadManifest returns the manifest in a module. Whoever calls it has verified the signature over the same bytes.
+func ReadManifest(data []byte) (*Manifest, error) {
+	if len(data) > MaxModule {
+		return nil, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), MaxModule)
+	}
+	m, err := dissect(data)
+	if err != nil {
+		return nil, fmt.Errorf("check module: %w", err)
+	}
+	return m.manifest, nil
+}
+
 // parseManifest reads and checks a manifest; unknown and repeated members are errors. Absent limits get their defaults.
 func parseManifest(data []byte) (*Manifest, error) {
 	if len(data) > maxManifest {

@@ -21,8 +21,8 @@ var ErrNotPinned = errors.New("module is not pinned: this version loads only mod
 
 // verify turns the bytes of a file into a module. The digest is checked before anything is parsed.
 func verify(data []byte, pinned []string) (*module, error) {
-	if len(data) > maxModule {
-		return nil, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), maxModule)
+	if len(data) > MaxModule {
+		return nil, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), MaxModule)
 	}
 	sum := sha256.Sum256(data)
 	digest := hex.EncodeToString(sum[:])
