@@ -15,7 +15,7 @@ import (
 )
 
 func auditVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("audit", []verb{
+	return subverb("audit", "-c FILE", []verb{
 		{"verify", "check the record log against its signed checkpoints", auditVerify},
 		{"reconcile", "compare what a recipient captured with what the record says left", auditReconcile},
 	}, args, stdin, stdout, stderr)

@@ -38,9 +38,7 @@ func (c *Config) check(r *config.Report, now time.Time, rate float64) {
 	c.checkKeys(r)
 	c.checkAdmin(r)
 	c.checkLimits(r, rate)
-	if c.Trust != "" {
-		r.Error("trust", "signed plugins are not in this version; only the shipped geofence loads", "remove trust")
-	}
+	c.checkTrust(r, now)
 	cats := c.checkCatalogs(r)
 	c.checkPlugins(r, cats)
 	c.checkPolicy(r, cats, now)

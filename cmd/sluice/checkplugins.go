@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluice-edge/sluice/filters/catalog"
 	"github.com/sluice-edge/sluice/filters/wasm"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/config"
+	"github.com/sluice-edge/sluice/plugins/bundle"
 )
 
 func isShippedCatalog(name string) bool { return slices.Contains(catalog.Shipped, name) }
@@ -125,6 +128,44 @@ func (c *Config) checkPlugins(r *config.Report, cats []gateway.Category) {
 			}
 		}
 	}
+}
+
+// checkTrust reads the trust file, and warns of plugins that nobody could bring.
+func (c *Config) checkTrust(r *config.Report, now time.Time) {
+	if c.Trust == "" {
+		return
+	}
+	if _, err := os.Stat(c.Trust); errors.Is(err, fs.ErrNotExist) {
+		r.Error("trust", fmt.Sprintf("trust file %q is missing", c.Trust), "an empty file trusts nobody; sluice keys export --id NAME --trust prints an entry")
+		return
+	}
+	trust, report := bundle.ReadTrust(c.Trust)
+	for _, p := range report.Problems() {
+		r.Add(p)
+	}
+	if trust == nil {
+		return
+	}
+	for _, k := range trust.Keys() {
+		if left := k.End().Sub(now); !k.Revoked.Is && left < 30*24*time.Hour {
+			message := fmt.Sprintf("key %q brings new versions for %.0f more days", k.ID, days(left))
+			if left <= 0 {
+				message = fmt.Sprintf("key %q has expired: it brings no new versions", k.ID)
+			}
+			r.Warn("trust", message, "renew expires in the trust file, or ask for another key")
+		}
+	}
+	for i, p := range c.Plugins {
+		if p.Name != "" && !isShippedPlugin(p.File) && !trust.Covers(p.Name) {
+			r.Warn(config.Index("plugins", i)+".name", fmt.Sprintf("no key of the trust file may sign a plugin called %q", p.Name), "add the name to the names of a key")
+		}
+	}
+}
+
+// lintTrust reports the problems of a trust file alone.
+func lintTrust(file string) []config.Problem {
+	_, report := bundle.ReadTrust(file)
+	return report.Problems()
 }
 
 // checkModule checks that a plugin's module can be had: this version carries one and loads no others.

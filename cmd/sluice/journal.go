@@ -27,7 +27,7 @@ import (
 const maxListed = 10_000
 
 func journalVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("journal", []verb{
+	return subverb("journal", "-c FILE", []verb{
 		{"stat", "totals, and what waits for each uplink", journalStat},
 		{"ls", "messages that wait, or that a cloud refused, oldest first, without their content", journalList},
 		{"retry", "let messages that a cloud refused for good wait for it again", journalRetry},
@@ -37,11 +37,11 @@ func journalVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func holdVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("hold", []verb{{"ls", "messages held for a person, without their content", holdList}}, args, stdin, stdout, stderr)
+	return subverb("hold", "-c FILE", []verb{{"ls", "messages held for a person, without their content", holdList}}, args, stdin, stdout, stderr)
 }
 
 // subverb runs the second word of a verb.
-func subverb(name string, list []verb, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+func subverb(name, usual string, list []verb, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		for _, v := range list {
 			if v.name == args[0] {
@@ -53,7 +53,7 @@ func subverb(name string, list []verb, args []string, stdin io.Reader, stdout, s
 	if len(args) > 0 {
 		switch args[0] {
 		case "-h", "-help", "--help", "help":
-			fmt.Fprintf(stdout, "Usage: sluice %s VERB [-c FILE] [--json]\n\n", name)
+			fmt.Fprintf(stdout, "Usage: sluice %s VERB [%s] [--json]\n\n", name, usual)
 			for _, v := range list {
 				fmt.Fprintf(stdout, "  %-8s  %s\n", v.name, v.help)
 			}
@@ -63,7 +63,7 @@ func subverb(name string, list []verb, args []string, stdin io.Reader, stdout, s
 	}
 	var hints []string
 	for _, v := range list {
-		hints = append(hints, fmt.Sprintf("sluice %s %s -c FILE: %s", name, v.name, v.help))
+		hints = append(hints, fmt.Sprintf("sluice %s %s %s: %s", name, v.name, usual, v.help))
 	}
 	return usage(stderr, err, hints...)
 }

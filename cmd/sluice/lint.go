@@ -18,7 +18,7 @@ type lintReport struct {
 	Problems []config.Problem `json:"problems"`
 }
 
-// lintVerb reports every problem of configuration and catalog files. It reads the files that they name, never data_dir.
+// lintVerb reports every problem of configuration, catalog and trust files. It reads the files that they name, never data_dir.
 func lintVerb(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	fs := newFlags("lint", "[--strict] [--json] FILE…")
 	strict := fs.Bool("strict", false, "warnings are not good either")
@@ -61,10 +61,13 @@ func lintVerb(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	return status
 }
 
-// lintFile reports the problems of one file, which is a catalog when it has categories and no gateway.
+// lintFile reports the problems of one file, which is a configuration unless its keys say otherwise.
 func lintFile(file string, rate float64, now time.Time) []config.Problem {
-	if isCatalogFile(file) {
+	switch kindOf(file) {
+	case catalogFile:
 		return lintCatalog(file)
+	case trustFile:
+		return lintTrust(file)
 	}
 	c, r := readConfig(file)
 	c.check(r, now, rate)
@@ -80,21 +83,35 @@ func lintFile(file string, rate float64, now time.Time) []config.Problem {
 	return problems
 }
 
-// isCatalogFile looks at the keys of the top level. What cannot be read is no catalog.
-func isCatalogFile(file string) bool {
+// Kinds of files that lint reads.
+const (
+	configFile = iota
+	catalogFile
+	trustFile
+)
+
+// kindOf looks at the keys of the top level: a catalog has categories, a trust file a list of keys, neither has a gateway or
+// sources. What cannot be read is a configuration.
+func kindOf(file string) int {
 	data, err := config.ReadFile(file)
 	if err != nil {
-		return false
+		return configFile
 	}
 	var keys struct {
 		Gateway    yaml.Node `yaml:"gateway"`
 		Sources    yaml.Node `yaml:"sources"`
 		Categories yaml.Node `yaml:"categories"`
+		Keys       yaml.Node `yaml:"keys"`
 	}
-	if yaml.Unmarshal(data, &keys) != nil {
-		return false
+	switch err := yaml.Unmarshal(data, &keys); {
+	case err != nil || keys.Gateway.Kind != 0 || keys.Sources.Kind != 0:
+		return configFile
+	case keys.Categories.Kind != 0:
+		return catalogFile
+	case keys.Keys.Kind == yaml.SequenceNode:
+		return trustFile
 	}
-	return keys.Categories.Kind != 0 && keys.Gateway.Kind == 0 && keys.Sources.Kind == 0
+	return configFile
 }
 
 // count writes a number with its noun.

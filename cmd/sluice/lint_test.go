@@ -267,3 +267,18 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// TestKeysThatExpireSoonAreSaid: a trust file is warned of 30 days before one of its keys brings no more new versions.
+func TestKeysThatExpireSoonAreSaid(t *testing.T) {
+	closeKeys(t)
+	for day, want := range map[string]string{"2025-12-01": "", "2025-12-15": `key "acme" brings new versions for 17 more days`, "2026-01-01": `key "acme" has expired`} {
+		now, err := time.Parse(time.DateOnly, day)
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems := lintFile("testdata/config/bad-trust-expired.yaml", estimatedRate, now)
+		if want == "" && len(problems) != 0 || want != "" && (len(problems) != 1 || problems[0].Severity != config.Warning || !strings.Contains(problems[0].Message, want)) {
+			t.Errorf("%s: %v", day, problems)
+		}
+	}
+}

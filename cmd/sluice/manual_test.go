@@ -81,7 +81,7 @@ func TestTheManualNamesVerbsAndFlagsThatExist(t *testing.T) {
 				t.Errorf("%s: no verb: sluice %s", page, m[1])
 				continue
 			}
-			if slices.Contains([]string{"journal", "hold", "audit", "keys"}, words[0]) && len(words) > 1 && !strings.HasPrefix(words[1], "-") {
+			if slices.Contains([]string{"journal", "hold", "audit", "keys", "plugin"}, words[0]) && len(words) > 1 && !strings.HasPrefix(words[1], "-") {
 				if !strings.Contains(text, "\n  "+words[1]+" ") {
 					t.Errorf("%s: no verb: sluice %s", page, m[1])
 					continue
