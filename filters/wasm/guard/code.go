@@ -23,6 +23,7 @@ type markKind byte
 const (
 	markCharge markKind = iota // take the cost of the run that begins here
 	markCheck                  // the same, then trap below zero
+	markCall                   // the fuel is in its global while the call here lasts
 	markReturn                 // the return here leaves the block around the body instead
 	markBytes                  // take the number of bytes on top of the stack, then trap below zero
 	markPages                  // the same with pages
@@ -32,6 +33,7 @@ const (
 type mark struct {
 	pos     uint32
 	cost    uint32 // of the run
+	parent  int32  // the run in which the block was opened at whose arm or end this one begins, or noRun
 	nesting uint16 // blocks that are open there
 	kind    markKind
 }
@@ -315,17 +317,25 @@ func (s *scan) control(c byte, pos int) {
 		s.live = false
 	case opCall:
 		i := s.index("function", len(s.m.funcs))
-		s.b.calls = s.b.calls || s.live
+		s.call(pos)
 		if int(i) < len(s.m.Imports) {
 			s.charge(costImport - costCall)
 		}
 	case opCallIndirect:
 		s.index("type", len(s.m.types))
 		s.index("table", s.m.tables)
-		s.b.calls = s.b.calls || s.live
+		s.call(pos)
 		if len(s.m.Imports) > 0 {
 			s.charge(costImport - costCall)
 		}
+	}
+}
+
+func (s *scan) call(pos int) {
+	s.at(pos, markCall)
+	if s.live && s.err == nil {
+		s.b.calls = true
+		s.m.marks[len(s.m.marks)-1].cost = uint32(s.pos - pos)
 	}
 }
 

@@ -21,8 +21,9 @@
 // The metered module has two more globals behind its own, both mutable and exported: sluice_fuel (i64) and sluice_depth (i32).
 // No instruction of the plugin's names them. They begin at 0, so that nothing runs before the host has set them. It sets
 // both before each call. When either falls below zero the module executes unreachable; a trap with both at zero or above
-// is the plugin's own. A call that returns leaves fuel at or above zero and the depth as it was. After a trap the
-// depth is not restored: the instance is dropped.
+// is the plugin's own. A call that returns leaves fuel at or above zero and the depth as it was. A trap of the plugin's own
+// leaves the fuel as it was when the function was entered or the last call in it was made or came back; the depth is not
+// restored after any trap. An imported function finds the fuel in the global and may take of it.
 //
 // Instructions that can be reached are divided into runs. A run begins
 //
@@ -65,27 +66,31 @@
 //
 // Custom sections are left out; the others keep their order and their bytes, except these. The type section has, behind its own,
 // ()→(results) for every type of a body with more than one result, in the order of the bodies. The global section has the
-// counters, the export section their names. A body has one more local, an i64 (t), and if it calls or is charged by length, one
-// more, an i32 (n). Its code is
+// counters, the export section their names. A body has one more local, an i64 (t), which holds the fuel while no other
+// function has it, and if it calls or is charged by length, one more, an i32 (n). Its code is
 //
 //	block                                   ;; branches here lead to the trap
 //	  block (results)                       ;; this label is the function's own: no branch is renumbered
+//	    global.get fuel  local.set t
 //	    global.get depth  i32.const 1  i32.sub  local.tee n  global.set depth                   ;; if it calls
 //	    local.get n  i32.const 0  i32.lt_s  br_if 1
 //	    …                                   ;; the function's code; return is br to this block
 //	  end
-//	  global.get fuel  i64.const 0  i64.lt_s  br_if 0                                           ;; if checked at the end
+//	  local.get t  i64.const 0  i64.lt_s  br_if 0                                               ;; if checked at the end
+//	  local.get t  global.set fuel
 //	  global.get depth  i32.const 1  i32.add  global.set depth                                  ;; if it calls
 //	  return
 //	end
+//	local.get t  global.set fuel
 //	unreachable
 //
-// and a run begins with the first of these lines, or with both when it is checked; a charge by length has the third in
-// place of the constant, between local.set n and local.get n (for pages: i64.const 15, i64.shl):
+// A run begins with the first of these lines, or with the second when it is checked. The third stands before what is charged by
+// length (for pages: i64.const 15, i64.shl), the fourth stands around a call:
 //
-//	global.get fuel  i64.const COST  i64.sub  global.set fuel
-//	global.get fuel  i64.const COST  i64.sub  local.tee t  global.set fuel  local.get t  i64.const 0  i64.lt_s  br_if TRAP
-//	local.get n  i64.extend_i32_u  i64.const 1  i64.shr_u
+//	local.get t  i64.const COST  i64.sub  local.set t
+//	local.get t  i64.const COST  i64.sub  local.tee t  i64.const 0  i64.lt_s  br_if TRAP
+//	local.set n  local.get t  local.get n  i64.extend_i32_u  i64.const 1  i64.shr_u  i64.sub  local.tee t  i64.const 0  i64.lt_s  br_if TRAP  local.get n
+//	local.get t  global.set fuel  call …  global.get fuel  local.set t
 //
 // Example: (func (param i32) (loop (br_if 0 (local.get 0)))) pays 1 at its beginning, and behind loop 3 each time round: 1 for the
 // loop, 1 for local.get, 1 for br_if. testdata/metered.txt has modules and what becomes of them, byte by byte.

@@ -125,6 +125,8 @@ func (w *meter) function(b *body, marks []mark) {
 	default:
 		w.f = sleb(w.f, int64(w.added[b.typ]))
 	}
+	w.global(opGlobalGet, w.fuel)
+	w.local(opLocalSet, w.i64)
 	if b.calls {
 		w.global(opGlobalGet, w.depth)
 		w.f = append(w.f, opI32Const, 1, opI32Sub)
@@ -136,25 +138,41 @@ func (w *meter) function(b *body, marks []mark) {
 	from := b.code
 	for _, k := range marks {
 		w.f = append(w.f, raw[from:k.pos]...)
-		if from = int(k.pos); k.kind == markReturn {
+		switch from = int(k.pos); k.kind {
+		case markReturn:
 			w.f = uleb(append(w.f, opBr), uint32(k.nesting))
 			from++
-		} else {
+		case markCall:
+			w.store()
+			w.f = append(w.f, raw[from:from+int(k.cost)]...)
+			w.global(opGlobalGet, w.fuel)
+			w.local(opLocalSet, w.i64)
+			from += int(k.cost)
+		default:
 			w.take(k)
 		}
 	}
 	w.f = append(w.f, raw[from:b.end]...)
 	w.f = append(w.f, opEnd)
 	if b.calls || b.joins {
-		w.global(opGlobalGet, w.fuel)
+		w.local(opLocalGet, w.i64)
 		w.f = append(w.f, opI64Const, 0, opI64LtS, opBrIf, 0)
 	}
+	w.store()
 	if b.calls {
 		w.global(opGlobalGet, w.depth)
 		w.f = append(w.f, opI32Const, 1, opI32Add)
 		w.global(opGlobalSet, w.depth)
 	}
-	w.f = append(w.f, opReturn, opEnd, opUnreachable, opEnd)
+	w.f = append(w.f, opReturn, opEnd)
+	w.store()
+	w.f = append(w.f, opUnreachable, opEnd)
+}
+
+// store brings the fuel back into its global.
+func (w *meter) store() {
+	w.local(opLocalGet, w.i64)
+	w.global(opGlobalSet, w.fuel)
 }
 
 // take writes what takes fuel at a mark, and the check where the mark wants one. The operands of the module's own
@@ -163,7 +181,7 @@ func (w *meter) take(k mark) {
 	if k.kind == markBytes || k.kind == markPages {
 		w.local(opLocalSet, w.i32)
 	}
-	w.global(opGlobalGet, w.fuel)
+	w.local(opLocalGet, w.i64)
 	switch k.kind {
 	case markBytes:
 		w.local(opLocalGet, w.i32)
@@ -176,12 +194,10 @@ func (w *meter) take(k mark) {
 	}
 	w.f = append(w.f, opI64Sub)
 	if k.kind == markCharge {
-		w.global(opGlobalSet, w.fuel)
+		w.local(opLocalSet, w.i64)
 		return
 	}
 	w.local(opLocalTee, w.i64)
-	w.global(opGlobalSet, w.fuel)
-	w.local(opLocalGet, w.i64)
 	w.f = uleb(append(w.f, opI64Const, 0, opI64LtS, opBrIf), uint32(k.nesting)+1)
 	if k.kind != markCheck {
 		w.local(opLocalGet, w.i32)
