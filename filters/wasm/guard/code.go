@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -357,8 +358,8 @@ func (s *scan) b0() byte { return s.reader.b[s.pos] }
 func (s *scan) open(c byte) {
 	s.blocks++
 	s.flow++
-	if len(s.frames) > s.l.Nesting {
-		s.fail("more than %d blocks within each other", s.l.Nesting)
+	if most := min(s.l.Nesting, math.MaxUint16-1); len(s.frames) > most {
+		s.fail("more than %d blocks within each other", most)
 		return
 	}
 	f := frame{op: c, live: s.live, run: s.run}
