@@ -24,12 +24,12 @@ type Limits struct {
 	Segments    int               // element segments, and data segments
 	Body        int               // bytes of a function
 	Locals      int               // parameters and locals of a function
-	Nesting     int               // blocks within each other
+	Nesting     int               // blocks within each other, no more than 65,534
 	LoopNesting int               // loops within each other
 	BrTable     int               // labels of one br_table
 	BlockLocals int               // blocks of a function × its locals
 	LoopLocals  int               // loop nesting of a function × its locals
-	Flow        int               // blocks, branches and their labels, and instructions that are charged by length, of a function, weighted
+	Flow        int               // of a function: each block and if 1, loop 3, br and br_if 1, br_table its labels, instruction charged by length 6
 	FlowWork    int               // sum of their squares over all functions, in thousands
 	Work        int               // sum of blocks × locals over all functions
 	LoopWork    int               // sum of (loop nesting × locals)² over all functions, in thousands
