@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"encoding/hex"
 	"flag"
 	"fmt"
@@ -141,7 +142,7 @@ func plugins(t testing.TB) (list []*plugin) {
 }
 
 // languages of the kit.
-const languages = 3
+const languages = 4
 
 // concerns reports whether the vector is for the plugin.
 func (v *vector) concerns(p *plugin) bool { return v.guest == "any" || v.guest == p.name }
@@ -244,22 +245,32 @@ func FuzzRequest(f *testing.F) {
 		in, _ := p.start(f, outBytes, "{}")
 		instances = append(instances, in)
 	}
-	f.Fuzz(func(t *testing.T, request []byte) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		request := bytes.Clone(data)
 		if len(request) > 65536 || strings.Contains(string(request), "trap") {
 			return
 		}
-		first := map[string]string{}
-		for i, p := range list {
-			in := instances[i]
-			in.t = t
-			got := said(in.call(request, uint32(len(request))))
-			if got == "trap" || got == "error 0" {
-				t.Fatalf("%s: %s", p.file, got)
+		for _, whole := range []bool{false, true} {
+			if whole && len(request) < 8 {
+				return
 			}
-			if before, ok := first[p.name]; !ok {
-				first[p.name] = got
-			} else if got != before {
-				t.Errorf("%s:\n  %s\nanother language\n  %s", p.file, cut(got), cut(before))
+			if whole { // the damage then gets past the first checks
+				le.PutUint32(request, uint32(len(request)))
+				le.PutUint32(request[4:], 1|64<<16)
+			}
+			first := map[string]string{}
+			for i, p := range list {
+				in := instances[i]
+				in.t = t
+				got := said(in.call(request, uint32(len(request))))
+				if got == "trap" || got == "error 0" {
+					t.Fatalf("%s: %s", p.file, got)
+				}
+				if before, ok := first[p.name]; !ok {
+					first[p.name] = got
+				} else if got != before {
+					t.Errorf("%s:\n  %s\nanother language\n  %s", p.file, cut(got), cut(before))
+				}
 			}
 		}
 	})

@@ -68,15 +68,20 @@ func written(ok bool) uint32 {
 	return 0
 }
 
-// open compiles a module, after a look at what it imports and exports.
+// opened are the modules that were compiled already: a module made with Go takes its time.
+var opened = map[string]*plugin{}
+
+// open compiles a module.
 func open(t testing.TB, name, file string) *plugin {
 	t.Helper()
+	if p := opened[file]; p != nil {
+		return p
+	}
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rt := wazero.NewRuntimeWithConfig(background, wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2).WithMemoryLimitPages(160))
-	t.Cleanup(func() { rt.Close(background) })
 	host := rt.NewHostModuleBuilder("wasi_snapshot_preview1")
 	for name, f := range stub {
 		var params []api.ValueType
@@ -100,6 +105,7 @@ func open(t testing.TB, name, file string) *plugin {
 	if name != "conformance" {
 		p.in = 65536
 	}
+	opened[file] = p
 	return p
 }
 
@@ -121,6 +127,7 @@ func (p *plugin) start(t testing.TB, n uint64, config string) (in *instance, ref
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { mod.Close(background) })
 	in = &instance{t: t, mod: mod, filter: mod.ExportedFunction("sluice_filter"), mem: mod.Memory(), size: uint32(p.in), outSize: uint32(n)}
 	if f := mod.ExportedFunction("_initialize"); f != nil {
 		if _, err := f.Call(background); err != nil {
