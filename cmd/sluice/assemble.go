@@ -259,9 +259,10 @@ func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog,
 		Uplinks      []any    `json:"uplinks"`
 		Policy       string   `json:"policy_digest"`
 		UnknownField string   `json:"unknown_field"`
+		Roles        string   `json:"roles_digest,omitempty"`
 		Insecure     []string `json:"insecure"`
 	}{Change: "version set", By: by, Gateway: cfg.Gateway, Responsible: cfg.Responsible, UnknownField: cfg.UnknownField,
-		Plugins: []named{}, Insecure: insecureSources(cfg)}
+		Plugins: []named{}, Insecure: insecureSources(cfg), Roles: cfg.roles.Digest()}
 	for _, c := range set.Classifier.Categories() {
 		d.Categories = append(d.Categories, c.ID)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-edge/sluice/crypto/keyring"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/config"
+	"github.com/sluice-edge/sluice/gateway/console"
 )
 
 // nameForm is what the gateway, sources, uplinks, plugins, domains and recipients may be called.
@@ -323,6 +324,8 @@ func alone(use keyring.Use) string {
 }
 
 func (c *Config) checkAdmin(r *config.Report) {
+	c.checkAdminTLS(r)
+	c.checkRoles(r)
 	if c.Admin.Listen == "" {
 		if c.Admin.Pprof {
 			r.Warn("admin.pprof", "pprof without admin.listen serves nobody", `listen: "127.0.0.1:9600"`)
@@ -337,6 +340,64 @@ func (c *Config) checkAdmin(r *config.Report) {
 		r.Error("admin.pprof", "pprof beyond loopback shows memory to the network", "remove pprof, or listen on 127.0.0.1")
 	case !isLoopback(host):
 		r.Warn("admin.listen", "health and metrics are served beyond loopback, without a login", `listen: "127.0.0.1:9600"`)
+	}
+}
+
+func (c *Config) checkAdminTLS(r *config.Report) {
+	tls := c.Admin.TLS
+	if tls == (console.TLS{}) {
+		return
+	}
+	if c.Admin.Listen == "" {
+		r.Warn("admin.tls", "tls without admin.listen serves nobody", `listen: "127.0.0.1:9600"`)
+	}
+	if tls.CertFile == "" {
+		r.Error("admin.tls.cert_file", "tls without a certificate", "set cert_file and key_file")
+	}
+	if tls.KeyFile == "" {
+		r.Error("admin.tls.key_file", "tls without a private key", "set cert_file and key_file")
+	}
+	checkFiles(r, "admin", map[string]string{"tls.cert_file": tls.CertFile, "tls.key_file": tls.KeyFile, "tls.client_ca_file": tls.ClientCAFile})
+	checkPrivateFile(r, "admin.tls.key_file", tls.KeyFile)
+}
+
+// checkRoles reads the role file and checks that its callers can come as it says.
+func (c *Config) checkRoles(r *config.Report) {
+	if c.Admin.Roles == "" {
+		if r.Has("admin.roles") { // somebody meant to name one
+			r.Error("admin.roles", "no file is named", "roles: roles.yaml, or remove the key")
+		}
+		return
+	}
+	const at, hint = "admin.roles", "relative paths start at the folder of the configuration file"
+	info, err := os.Stat(c.Admin.Roles)
+	if err != nil || !info.Mode().IsRegular() {
+		r.Error(at, fmt.Sprintf("role file %q is missing", c.Admin.Roles), hint)
+		return
+	}
+	if mode := info.Mode().Perm(); mode&0o002 != 0 {
+		r.Error(at, fmt.Sprintf("everybody may write to the role file (mode %04o)", mode), "chmod 644 "+c.Admin.Roles)
+	}
+	data, err := config.ReadFile(c.Admin.Roles)
+	if err != nil {
+		r.Error(at, fmt.Sprintf("role file %q cannot be read", c.Admin.Roles), "make it readable for the gateway's user")
+		return
+	}
+	roles, problems := console.ParseRoles(c.Admin.Roles, data)
+	for _, p := range problems.Problems() {
+		r.Add(p)
+	}
+	c.roles = roles
+	host, _, _ := net.SplitHostPort(c.Admin.Listen)
+	plain := c.Admin.TLS == console.TLS{}
+	switch {
+	case roles.Tokens() && c.Admin.Listen == "":
+		r.Warn(at, "a caller has a token, which nobody can show without admin.listen", `listen: "127.0.0.1:9600"`)
+	case roles.Tokens() && plain && !isLoopback(host):
+		r.Error(at, "a caller has a token, which could be read on the way: plain TCP beyond loopback", `tls: { cert_file: admin.pem, key_file: admin.key }, or listen: "127.0.0.1:9600"`)
+	}
+	if roles.Certificates() && (c.Admin.Listen == "" || c.Admin.TLS.ClientCAFile == "") {
+		r.Warn(at, "a caller has a certificate, which nobody can show without admin.tls.client_ca_file", "tls: { cert_file: admin.pem, key_file: admin.key, client_ca_file: callers.pem }")
 	}
 }
 

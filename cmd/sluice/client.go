@@ -20,6 +20,12 @@ import (
 // errNoGateway means that no gateway answers on the admin socket: the files may be opened instead.
 var errNoGateway = errors.New("no gateway runs on this data_dir")
 
+// errClosed means that a gateway may run, and this user may not talk to it.
+var errClosed = errors.New("ask the gateway: admin.sock is closed to this user")
+
+// errNoRole means that the gateway does not do this for this user.
+var errNoRole = errors.New("ask the gateway: refused")
+
 // ask sends a question to the gateway that runs on the configuration's data_dir and decodes its answer.
 func ask(ctx context.Context, cfg *Config, question string, query url.Values, into any) error {
 	return send(ctx, cfg, http.MethodGet, question+"?"+query.Encode(), nil, into)
@@ -48,6 +54,9 @@ func send(ctx context.Context, cfg *Config, method, path string, body []byte, in
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
 		return errNoGateway
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return errClosed
+	}
 	if err != nil {
 		return fmt.Errorf("ask the gateway: %w", errors.Unwrap(err))
 	}
@@ -60,6 +69,9 @@ func send(ctx context.Context, cfg *Config, method, path string, body []byte, in
 		var e struct{ Error string }
 		if json.Unmarshal(answer, &e) != nil || e.Error == "" {
 			e.Error = resp.Status
+		}
+		if resp.StatusCode == http.StatusForbidden {
+			return fmt.Errorf("%w: %s", errNoRole, e.Error)
 		}
 		return fmt.Errorf("ask the gateway: %s", e.Error)
 	}

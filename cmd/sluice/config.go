@@ -7,6 +7,7 @@ import (
 	"github.com/sluice-edge/sluice/filters/wasm"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/config"
+	"github.com/sluice-edge/sluice/gateway/console"
 	"github.com/sluice-edge/sluice/protocols/mqtt"
 )
 
@@ -33,7 +34,8 @@ type Config struct {
 	Audit        AuditConfig            `yaml:"audit" doc:"the record log"`
 	Admin        AdminConfig            `yaml:"admin" doc:"health, metrics and console"`
 
-	file string // absolute path of the main file
+	file  string         // absolute path of the main file
+	roles *console.Roles // what admin.roles says, set by check; nil: no role file
 }
 
 // Responsible names who answers for the data.
@@ -79,10 +81,12 @@ type UplinkConfig struct {
 	MQTT         *mqtt.UplinkConfig     `yaml:"mqtt" doc:"a broker"`
 }
 
-// AdminConfig is the reading side over TCP. The socket data_dir/admin.sock is always there.
+// AdminConfig is the TCP side, and who may change something. The socket data_dir/admin.sock is always there.
 type AdminConfig struct {
-	Listen string `yaml:"listen" doc:"HOST:PORT for health, metrics and console; empty: none"`
-	Pprof  bool   `yaml:"pprof" doc:"serve profiles under /debug/pprof/"`
+	Listen string      `yaml:"listen" doc:"HOST:PORT for health, metrics and console; empty: none"`
+	TLS    console.TLS `yaml:"tls" doc:"certificate of the gateway, for https:// on listen; without: http://"`
+	Roles  string      `yaml:"roles" doc:"role file: who may change something, by uid, token or client certificate; without: root and the gateway's user, on admin.sock"`
+	Pprof  bool        `yaml:"pprof" doc:"serve profiles under /debug/pprof/"`
 }
 
 // loadConfig reads a configuration file with its drop-ins and checks everything that can be checked without opening
@@ -108,7 +112,8 @@ func readConfig(file string) (*Config, *config.Report) {
 // resolve makes the paths of the configuration absolute.
 func (c *Config) resolve() {
 	base := filepath.Dir(c.file)
-	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust, &c.LinkFile} {
+	for _, p := range []*string{&c.DataDir, &c.KeyDir, &c.Trust, &c.LinkFile,
+		&c.Admin.Roles, &c.Admin.TLS.CertFile, &c.Admin.TLS.KeyFile, &c.Admin.TLS.ClientCAFile} {
 		*p = under(base, *p)
 	}
 	for i, name := range c.Catalogs {

@@ -166,20 +166,20 @@ func retry(ctx context.Context, j *journal.Journal, q *retryRequest, by string) 
 }
 
 // changes are what a caller with a role may have a running gateway do.
-func (a *assembly) changes() map[string]func(context.Context, *http.Request, console.Caller) (any, error) {
-	return map[string]func(context.Context, *http.Request, console.Caller) (any, error){
-		"POST journal/retry": func(ctx context.Context, r *http.Request, by console.Caller) (any, error) {
+func (a *assembly) changes() map[string]console.Change {
+	return map[string]console.Change{
+		"POST journal/retry": {Role: console.Operator, Do: func(ctx context.Context, r *http.Request, by console.Caller) (any, error) {
 			var q retryRequest
 			if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 				return nil, fmt.Errorf(`read request: want {"seqs":[12]} or {"all":true}: %w`, err)
 			}
-			answer, err := retry(ctx, a.journal, &q, callerName(by))
+			answer, err := retry(ctx, a.journal, &q, by.Name)
 			if n := len(answer.Retried); n > 0 {
-				a.log.Info("dead messages wait again", "messages", n, "by", callerName(by))
+				a.log.Info("dead messages wait again", "messages", n, "by", by.Name)
 			}
 			return answer, err
-		},
-		"PUT link": func(_ context.Context, r *http.Request, by console.Caller) (any, error) {
+		}},
+		"PUT link": {Role: console.Operator, Do: func(_ context.Context, r *http.Request, by console.Caller) (any, error) {
 			var q linkAnswer
 			if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
 				return nil, fmt.Errorf(`read request: want {"link":"wifi"}: %w`, err)
@@ -187,10 +187,8 @@ func (a *assembly) changes() map[string]func(context.Context, *http.Request, con
 			if q.Link != "" && !nameForm.MatchString(q.Link) {
 				return nil, fmt.Errorf("%q is no name of a link: %s", q.Link, "1 to 64 of A-Z a-z 0-9 _ -")
 			}
-			a.setLink(q.Link, callerName(by))
+			a.setLink(q.Link, by.Name)
 			return q, nil
-		},
+		}},
 	}
 }
-
-func callerName(by console.Caller) string { return fmt.Sprintf("uid %d", by.UID) }

@@ -157,6 +157,10 @@ func hintFor(err error) []string {
 		return []string{"when no newer program than this one has run on data_dir, write its number there again: docs/formats.md, \"When it cannot be told\""}
 	case errors.Is(err, journal.ErrForked):
 		return []string{"keep data_dir for the inspector, and start anew with another data_dir and another gateway name"}
+	case errors.Is(err, errClosed):
+		return []string{"ask as the gateway's user, or have the role file (admin.roles) name this one: docs/configuration.md"}
+	case errors.Is(err, errNoRole):
+		return []string{"who may do what stands in the role file (admin.roles): docs/configuration.md"}
 	case errors.Is(err, errKeyLost) || errors.As(err, new(*journal.KeyError)):
 		return []string{"put the key file back into key_dir; to give the journal up, move data_dir away"}
 	case journal.Damaged(err):
@@ -348,7 +352,7 @@ func (a *assembly) note(cfg *Config, set *gateway.VersionSet) {
 	}
 }
 
-func (a *assembly) event(detail map[string]string) {
+func (a *assembly) event(detail any) {
 	b, err := json.Marshal(detail)
 	if err != nil {
 		panic("sluice: event cannot be written as JSON: " + err.Error())
@@ -356,7 +360,7 @@ func (a *assembly) event(detail map[string]string) {
 	a.gateway.Event(b)
 }
 
-// reload reads the configuration again and puts catalogs, policy, plugins and keys in force. Where devices and clouds
+// reload reads the configuration again and puts catalogs, policy, plugins, keys and roles in force. Where devices and clouds
 // connect, and where things are kept, needs a restart; a change of that is refused as a whole.
 func (a *assembly) reload(by string) (err error) {
 	a.reloading.Lock()
@@ -383,6 +387,11 @@ func (a *assembly) reload(by string) (err error) {
 			return fmt.Errorf("reload source %q: %w", s.name, err)
 		}
 	}
+	if err := a.console.Renew(cfg.roles); err != nil {
+		closeSet(set)
+		return err
+	}
+	a.checkWay(cfg)
 	a.gateway.Swap(set)
 	a.note(cfg, set)
 	for _, id := range created {
@@ -486,18 +495,46 @@ func adminSocket(cfg *Config) string { return filepath.Join(cfg.DataDir, "admin.
 
 // openConsole opens the admin socket and, when configured, the TCP listener.
 func (a *assembly) openConsole() error {
+	if a.cfg.Admin.Roles != "" && a.cfg.roles == nil {
+		panic("sluice: a role file that nobody read would leave root and the gateway's user their roles")
+	}
 	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Change: a.changes(), Log: a.log,
 		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records},
-		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(callerName(by)) }})
+		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(by.Name) },
+		Roles:   a.cfg.roles, Refused: a.refused})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
 		return err
 	}
+	a.checkWay(a.cfg)
 	if a.cfg.Admin.Listen == "" {
 		return nil
 	}
 	var err error
-	a.adminAddr, err = a.console.Listen(a.cfg.Admin.Listen, a.cfg.Admin.Pprof)
+	a.adminAddr, err = a.console.Listen(a.cfg.Admin.Listen, a.cfg.Admin.TLS, a.cfg.Admin.Pprof)
 	return err
+}
+
+// refused puts on the record that somebody wanted to change something and may not.
+func (a *assembly) refused(r console.Refusal) {
+	event := "change refused"
+	if r.Private {
+		event = "query refused"
+	}
+	a.event(struct {
+		Event      string       `json:"event"`
+		Call       string       `json:"call"`
+		Role       console.Role `json:"role"`
+		By         string       `json:"by"`
+		Unrecorded int          `json:"unrecorded,omitempty"` // such refusals before this one, since the last on the record
+	}{event, r.Call, r.Role, r.By, r.Unrecorded})
+}
+
+// checkWay says so when users in the role file cannot get to the socket.
+func (a *assembly) checkWay(cfg *Config) {
+	info, err := os.Stat(cfg.DataDir)
+	if err == nil && cfg.roles.Others(uint32(os.Getuid())) && info.Mode().Perm()&0o011 == 0 {
+		a.log.Warn("users in the role file cannot reach admin.sock: data_dir is closed to them", "hint", "chmod 711 "+cfg.DataDir)
+	}
 }
 
 func sourceNames(cfg *Config) []string {

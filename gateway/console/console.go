@@ -1,14 +1,16 @@
 // Package console serves what operators and scrapers ask a running gateway: health, metrics, and the questions of the
-// command line, over TCP (admin.listen) and over a Unix socket in data_dir that only this user and root can use.
+// command line, over TCP (admin.listen) and over a Unix socket in data_dir.
 //
-// Over TCP everything is read-only. What changes the gateway needs a caller whom the kernel vouches for: the socket's
-// peer credentials. There is no way to switch that off.
+// Reading needs no role. What changes the gateway needs a caller with the role that the change names: over the socket the
+// kernel says who asks, over TCP a bearer token or a client certificate does. A role file says who has which role; without
+// one root and the gateway's own user operate it over the socket, and nobody over TCP. There is no way to switch that off.
 //
 // Goroutines: one per listener and those of net/http; all end before Run returns.
 package console
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,30 +36,32 @@ type Condition struct {
 	Detail string `json:"detail,omitempty"` // why not, or what to know although it is fine
 }
 
-// Caller is who asks over the socket.
-type Caller struct {
-	UID uint32
-	PID int32
-}
-
 // Options say what the server answers with. Every func may be called at any time, concurrently.
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Ready    func() []Condition
-	Reload   func(ctx context.Context, by Caller) error                         // put the configuration as it is on disk in force
+	Reload   func(ctx context.Context, by Caller) error                         // put the configuration as it is on disk in force; needs Operator
 	Query    map[string]func(ctx context.Context, r *http.Request) (any, error) // GET /api/v1/<name>: answered as JSON
-	Private  map[string]func(ctx context.Context, r *http.Request) (any, error) // the same, over the socket only
-
-	// Change answers what changes something, over the socket only, to a caller with a role: "POST journal/retry" is POST
-	// /api/v1/journal/retry. Its error is one that the caller can do something about. r.Body is bounded.
-	Change map[string]func(ctx context.Context, r *http.Request, by Caller) (any, error)
-	Log    *slog.Logger
+	Private  map[string]func(ctx context.Context, r *http.Request) (any, error) // the same, over the socket only, to callers with any role
+	Change   map[string]Change                                                  // "POST journal/retry" is POST /api/v1/journal/retry
+	Roles    *Roles                                                             // nil: no role file
+	Refused  func(Refusal)                                                      // puts a refusal on the record; not called for more than a few a minute
+	Log      *slog.Logger
 }
 
 // Server serves one gateway.
 type Server struct {
 	o         Options
+	own       uint32 // the gateway's own user
 	listeners []listener
+	origins   *http.CrossOriginProtection
+
+	roles            atomic.Pointer[Roles] // nil: no role file
+	named, strangers bucket                // refusals of callers that are known, and of others
+
+	socket string // path of the socket, "" before ListenSocket
+	tls    TLS
+	secure atomic.Pointer[tls.Config] // nil: plain TCP
 }
 
 type listener struct {
@@ -64,15 +69,29 @@ type listener struct {
 	handler http.Handler
 }
 
-// New makes a server without listeners.
-func New(o Options) *Server { return &Server{o: o} }
+// readTimeout is for a request that carries little.
+const readTimeout = 30 * time.Second
 
-// Listen adds a TCP listener. Profiles are served only when withProfiles is set: they show memory.
-func (s *Server) Listen(address string, withProfiles bool) (net.Addr, error) {
+// New makes a server without listeners.
+func New(o Options) *Server {
+	s := &Server{o: o, own: uint32(os.Getuid()), origins: http.NewCrossOriginProtection()}
+	s.roles.Store(o.Roles)
+	return s
+}
+
+// Listen adds a TCP listener, with TLS when that names a certificate. Profiles are served only when withProfiles is set:
+// they show memory.
+func (s *Server) Listen(address string, secure TLS, withProfiles bool) (net.Addr, error) {
+	config, err := secure.load()
+	if err != nil {
+		return nil, fmt.Errorf("listen for admin: %w", err)
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("listen for admin: %w", err)
 	}
+	addr := l.Addr()
+	d := door{tokens: config != nil || addr.(*net.TCPAddr).IP.IsLoopback()}
 	mux := s.reading()
 	if withProfiles {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -80,20 +99,20 @@ func (s *Server) Listen(address string, withProfiles bool) (net.Addr, error) {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	}
-	mux.HandleFunc("POST /-/reload", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "reload needs a caller with a role: use admin.sock, or send SIGHUP", http.StatusForbidden)
-	})
-	for name := range s.o.Change {
-		mux.HandleFunc(changePattern(name), func(w http.ResponseWriter, _ *http.Request) {
-			writeJSON(w, http.StatusForbidden, map[string]string{"error": "this needs a caller with a role: ask on admin.sock, in data_dir"})
-		})
+	s.changing(mux, d)
+	if config != nil {
+		s.tls = secure
+		s.secure.Store(config)
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.secure.Load(), nil }})
 	}
 	s.listeners = append(s.listeners, listener{l, mux})
-	return l.Addr(), nil
+	return addr, nil
 }
 
-// ListenSocket adds the Unix socket, mode 0600. A socket left behind by a gateway that was killed is replaced; the
-// caller makes sure, by the journal's lock, that no other gateway lives.
+// ListenSocket adds the Unix socket: mode 0600, or 0666 when the role file names other users, whom the kernel then still
+// tells apart. A socket left behind by a gateway that was killed is replaced; the caller makes sure, by the journal's
+// lock, that no other gateway lives.
 func (s *Server) ListenSocket(path string) error {
 	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket != 0 {
 		if err := os.Remove(path); err != nil {
@@ -109,17 +128,61 @@ func (s *Server) ListenSocket(path string) error {
 	if err != nil {
 		return fmt.Errorf("listen on admin socket: %w", err)
 	}
-	mux := s.reading()
-	mux.HandleFunc("POST /-/reload", s.change(func(ctx context.Context, _ *http.Request, by Caller) (any, error) {
-		return map[string]bool{"ok": true}, s.o.Reload(ctx, by)
-	}))
-	for name, change := range s.o.Change {
-		mux.HandleFunc(changePattern(name), s.change(change))
+	s.socket = path
+	if err := s.open(s.roles.Load()); err != nil {
+		l.Close()
+		return err
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/", s.knownOnly(s.reading()))
+	d := door{socket: true}
+	s.changing(mux, d)
 	for name, query := range s.o.Private {
-		mux.HandleFunc("GET /api/v1/"+name, func(w http.ResponseWriter, r *http.Request) { answer(w, r, query) })
+		mux.HandleFunc("GET /api/v1/"+name, s.private(d, "GET "+name, query))
 	}
 	s.listeners = append(s.listeners, listener{l, mux})
+	return nil
+}
+
+// changing adds the calls that change something.
+func (s *Server) changing(mux *http.ServeMux, d door) {
+	mux.HandleFunc("POST /-/reload", s.change(d, "POST /-/reload", Change{Role: Operator, Do: func(ctx context.Context, _ *http.Request, by Caller) (any, error) {
+		return map[string]bool{"ok": true}, s.o.Reload(ctx, by)
+	}}))
+	for name, c := range s.o.Change {
+		mux.HandleFunc(changePattern(name), s.change(d, name, c))
+	}
+}
+
+// open lets those connect whom the roles name.
+func (s *Server) open(roles *Roles) error {
+	if s.socket == "" {
+		return nil
+	}
+	mode := os.FileMode(0o600)
+	if roles.Others(s.own) {
+		mode = 0o666
+	}
+	if err := os.Chmod(s.socket, mode); err != nil {
+		return fmt.Errorf("open admin socket: %w", err)
+	}
+	return nil
+}
+
+// Renew puts roles in force and reads the certificates of the TCP listener again: both, or with an error neither. A call
+// in hand ends with the role that it began with.
+func (s *Server) Renew(roles *Roles) error {
+	config, err := s.tls.load()
+	if err != nil {
+		return fmt.Errorf("renew admin certificate: %w", err)
+	}
+	if err := s.open(roles); err != nil {
+		return err
+	}
+	s.roles.Store(roles)
+	if config != nil {
+		s.secure.Store(config)
+	}
 	return nil
 }
 
@@ -136,7 +199,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(s.listeners))
 	for i, l := range s.listeners {
-		srv := &http.Server{Handler: l.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute,
+		srv := &http.Server{Handler: l.handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: readTimeout, IdleTimeout: time.Minute,
 			MaxHeaderBytes: 16 << 10, ConnContext: withCaller, ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug)}
 		wg.Go(func() {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -181,9 +244,6 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, status, map[string]any{"ready": status == http.StatusOK, "conditions": conditions})
 }
 
-// maxChange bounds what a caller may send along, in bytes.
-const maxChange = 1 << 20
-
 // changePattern makes "POST journal/retry" a pattern of the mux.
 func changePattern(name string) string {
 	method, path, ok := strings.Cut(name, " ")
@@ -191,25 +251,6 @@ func changePattern(name string) string {
 		panic("console: change without a method: " + name)
 	}
 	return method + " /api/v1/" + path
-}
-
-// change answers a caller for whom the kernel vouches: root, or the gateway's own user.
-func (s *Server) change(fn func(context.Context, *http.Request, Caller) (any, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		by, ok := r.Context().Value(callerKey{}).(Caller)
-		if !ok || (by.UID != 0 && by.UID != uint32(os.Getuid())) {
-			s.o.Log.Warn("change refused: the caller has no role", "path", r.URL.Path)
-			http.Error(w, "the caller has no role", http.StatusForbidden)
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxChange)
-		v, err := fn(r.Context(), r, by)
-		if err != nil {
-			writeJSON(w, http.StatusUnprocessableEntity, map[string]string{"error": err.Error()})
-			return
-		}
-		writeJSON(w, http.StatusOK, v)
-	}
 }
 
 func answer(w http.ResponseWriter, r *http.Request, query func(context.Context, *http.Request) (any, error)) {
@@ -230,18 +271,4 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	w.Write(append(b, '\n'))
-}
-
-type callerKey struct{}
-
-// withCaller notes who is at the other end of a Unix socket, as the kernel says.
-func withCaller(ctx context.Context, c net.Conn) context.Context {
-	u, ok := c.(*net.UnixConn)
-	if !ok {
-		return ctx
-	}
-	if by, err := peer(u); err == nil {
-		return context.WithValue(ctx, callerKey{}, by)
-	}
-	return ctx
 }
