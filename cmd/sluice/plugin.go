@@ -17,6 +17,7 @@ import (
 
 func pluginVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return subverb("plugin", "--help", []verb{
+		{"pack", "put a manifest into a module: --manifest FILE FILE.wasm", pluginPack},
 		{"sign", "sign a module: --key FILE FILE.wasm", pluginSign},
 		{"verify", "check a module's signature: --trust FILE FILE.wasm", pluginVerify},
 	}, args, stdin, stdout, stderr)

@@ -17,6 +17,11 @@ func TestBuildsAreReproducible(t *testing.T) {
 	if err != nil || len(modules) == 0 {
 		t.Fatal("no modules", err)
 	}
+	sluice := filepath.Join(t.TempDir(), "sluice")
+	if text, err := exec.Command("go", "build", "-o", sluice, "../../cmd/sluice").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, text)
+	}
+	t.Setenv("SLUICE", sluice)
 	for _, module := range modules {
 		t.Run(strings.TrimSuffix(module, ".wasm"), func(t *testing.T) {
 			want, err := os.ReadFile(module)

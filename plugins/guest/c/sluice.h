@@ -12,7 +12,7 @@
  *   SLUICE_FILTER(filter)
  *
  * Build: clang --target=wasm32 -O2 -nostdlib -ffreestanding -fvisibility=hidden -mbulk-memory -Wl,--no-entry -Wl,--strip-all
- * and the manifest put into the module by "pack" (README.md beside this file). Include the header in exactly one file of a plugin.
+ * and the manifest put into the module by "sluice plugin pack" (build.sh beside this file). Include the header in exactly one file of a plugin.
  *
  * What holds. The filter is called once per message, by one thread at a time, and keeps nothing from one message to
  * the next: the host may drop the instance between any two. A record that does not keep the ABI's rules never reaches

@@ -1,19 +1,12 @@
-// Pack puts a manifest into a WebAssembly module, as the custom section sluice.manifest at its end.
-//
-//	go run ./plugins/guest/pack --manifest manifest.json plugin.wasm
-//
-// The manifest is written without the blanks between its members; a manifest that the module already has is replaced.
-// The rest of the module stays as it is, byte for byte. Packing twice is packing once.
-package main
+// Package pack puts a manifest into a WebAssembly module, as the custom section sluice.manifest at its end.
+package pack
 
 import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 )
 
 const (
@@ -22,37 +15,10 @@ const (
 	magic       = "\x00asm\x01\x00\x00\x00"
 )
 
-func main() {
-	manifest := flag.String("manifest", "manifest.json", "manifest of the plugin, JSON")
-	flag.Parse()
-	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "Usage: pack --manifest manifest.json FILE.wasm")
-		os.Exit(2)
-	}
-	if err := packFile(flag.Arg(0), *manifest); err != nil {
-		fmt.Fprintln(os.Stderr, "pack: error:", err)
-		os.Exit(1)
-	}
-}
-
-func packFile(file, manifest string) error {
-	m, err := os.ReadFile(manifest)
-	if err != nil {
-		return err
-	}
-	code, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	packed, err := pack(code, m)
-	if err != nil {
-		return fmt.Errorf("pack %q: %w", file, err)
-	}
-	return os.WriteFile(file, packed, 0o644)
-}
-
-// pack returns the module with the manifest at its end.
-func pack(code, manifest []byte) ([]byte, error) {
+// Pack returns the module with the manifest at its end, without the blanks between its members; a manifest that the
+// module already has is replaced. The rest of the module stays as it is, byte for byte. Packing twice is packing once.
+// Whether the manifest says something sensible is not asked.
+func Pack(code, manifest []byte) ([]byte, error) {
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, manifest); err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
