@@ -33,6 +33,8 @@ var rooms = []struct {
 	{"gateway/fleet/...", []string{"crypto/signed", "gateway", "plugins/bundle"}},
 	{"crypto/...", nil},
 	{"protocols/...", []string{"gateway"}},
+	{"filters/wasm/guard", nil},
+	{"filters/wasm", []string{"crypto/...", "filters/wasm/guard", "gateway"}},
 	{"filters/...", []string{"crypto/...", "gateway"}},
 	{"plugins/bundle/...", []string{"crypto/signed"}},
 	{"plugins/guest/go", nil},

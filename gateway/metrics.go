@@ -98,7 +98,7 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 }
 
 // FilterErrorCodes are the codes of FilterError, for metrics.
-var FilterErrorCodes = []string{"trap", "refused", "too_large", "negative", "closed", "internal"}
+var FilterErrorCodes = []string{"trap", "fuel", "depth", "memory", "refused", "too_large", "negative", "closed", "internal"}
 
 func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
 	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_" + name, Help: help}, labels)

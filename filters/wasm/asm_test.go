@@ -13,15 +13,17 @@ import (
 
 // guest is a small module, put together byte by byte, whose parts a test can break.
 type guest struct {
-	manifest  string // "" = testManifest, "-" = none
-	pages     byte   // memory, 0 = 1
-	max       byte   // maximum of memory, 0 = none
-	arena     uint64 // what sluice_arena returns; 0 = in 1024, out 32768
-	filter    []byte // instructions of sluice_filter without end; nil = return the length of out
-	configure []byte // instructions of sluice_configure without end; nil = no such export
-	out       []byte // what the out region holds from the start
-	extra     []byte // sections put before the type section
-	tail      []byte // sections put at the end
+	manifest  string   // "" = testManifest, "-" = none
+	pages     byte     // memory, 0 = 1
+	max       byte     // maximum of memory, 0 = none
+	arena     uint64   // what sluice_arena returns; 0 = in 1024, out 32768
+	filter    []byte   // instructions of sluice_filter without end; nil = return the length of out
+	configure []byte   // instructions of sluice_configure without end; nil = no such export
+	out       []byte   // what the out region holds from the start
+	extra     []byte   // sections put before the type section
+	tail      []byte   // sections put at the end
+	types     [][]byte // function types from 3 on
+	imports   [][]byte // see importOf; functions of the module are numbered behind them
 	names     map[string]string
 	start     bool
 	mistyped  bool // sluice_filter takes no parameter
@@ -88,6 +90,11 @@ func code(body []byte) []byte {
 	return append(uleb(uint64(len(b))), b...)
 }
 
+// importOf is an imported function of a type.
+func importOf(module, name string, typ byte) []byte {
+	return append(append(text(module), text(name)...), 0, typ)
+}
+
 func (g guest) bytes() []byte {
 	name := func(s string) []byte {
 		if n, ok := g.names[s]; ok {
@@ -106,20 +113,24 @@ func (g guest) bytes() []byte {
 		filterType = 0
 		g.filter = nil
 	}
+	n := byte(len(g.imports))
 	funcs := [][]byte{{0}, {1}, {filterType}}
 	codes := [][]byte{code(nil), code(append([]byte{0x42}, sleb(int64(g.arena))...)), code(g.filter)}
-	exports := [][]byte{append(name("memory"), 2, 0), append(name("sluice_abi_v1"), 0, 0), append(name("sluice_arena"), 0, 1), append(name("sluice_filter"), 0, 2)}
+	exports := [][]byte{append(name("memory"), 2, 0), append(name("sluice_abi_v1"), 0, n), append(name("sluice_arena"), 0, n+1), append(name("sluice_filter"), 0, n+2)}
 	if g.configure != nil {
 		funcs, codes = append(funcs, []byte{2}), append(codes, code(g.configure))
-		exports = append(exports, append(name("sluice_configure"), 0, 3))
+		exports = append(exports, append(name("sluice_configure"), 0, n+3))
 	}
 	memory := []byte{0, max(g.pages, 1)}
 	if g.max != 0 {
 		memory = []byte{1, max(g.pages, 1), g.max}
 	}
-	b := append([]byte{}, magic...)
+	b := []byte("\x00asm\x01\x00\x00\x00")
 	b = append(b, g.extra...)
-	b = append(b, section(1, vec([]byte{0x60, 0, 0}, []byte{0x60, 2, 0x7f, 0x7f, 1, 0x7e}, []byte{0x60, 1, 0x7f, 1, 0x7f}))...)
+	b = append(b, section(1, vec(append([][]byte{{0x60, 0, 0}, {0x60, 2, 0x7f, 0x7f, 1, 0x7e}, {0x60, 1, 0x7f, 1, 0x7f}}, g.types...)...))...)
+	if n > 0 {
+		b = append(b, section(2, vec(g.imports...))...)
+	}
 	b = append(b, section(3, vec(funcs...))...)
 	b = append(b, section(5, vec(memory))...)
 	b = append(b, section(7, vec(exports...))...)

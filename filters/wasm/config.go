@@ -24,7 +24,7 @@ const BuiltinScheme = "builtin:"
 
 // Limits of what an operator hands over.
 const (
-	MaxModule     = 8 << 20
+	MaxModule     = 8 << 20 // bytes of a module's file
 	maxConfigFile = 1 << 20
 	maxEdits      = 256
 )
@@ -37,7 +37,7 @@ type PluginConfig struct {
 	Uplinks    []string              `yaml:"uplinks" doc:"uplinks that its verdicts apply to; none = all"`
 	ConfigFile string                `yaml:"config_file" doc:"the plugin's own configuration: a JSON or YAML file"`
 	Config     map[string]any        `yaml:"config" doc:"the plugin's own configuration, inline"`
-	Grants     []string              `yaml:"grants" doc:"what it may read: read.value:CATEGORY, read.payload, read.source"`
+	Grants     []string              `yaml:"grants" doc:"what it may read and do: read.value:CATEGORY, read.payload, read.source, log"`
 	Edits      map[uint32]EditConfig `yaml:"edits" doc:"what the numbers that its edits name stand for"`
 	OnError    string                `yaml:"on_error" doc:"what happens to a message that it fails on; the plugin's own wish when absent" enum:"block,hold"`
 }

@@ -59,7 +59,6 @@ func TestPluginConfigProblems(t *testing.T) {
 		{`grants: ["read.value:"]`, "plugins[0].grants[0]", "needs a category"},
 		{`grants: ["read.payload:x"]`, "plugins[0].grants[0]", "unknown"},
 		{`grants: [replace]`, "plugins[0].grants[0]", "cannot be given in this version"},
-		{`grants: [log]`, "plugins[0].grants[0]", "cannot be given in this version"},
 		{`grants: ["declassify:VEH-ID-VIN"]`, "plugins[0].grants[0]", "cannot be given in this version"},
 		{`edits: { 0: { action: mask } }`, "plugins[0].edits.0", "no number"},
 		{`edits: { x: { action: mask } }`, "plugins[0].edits.x", ""},
@@ -139,7 +138,7 @@ func TestOpenFindsTheModule(t *testing.T) {
 	}
 	env := Env{Dir: dir, Builtin: map[string][]byte{"geofence": data}, Pinned: []string{digestOf(data)}, Categories: vehicleCategories}
 	for file, message := range map[string]string{"builtin:geofence": "", "geofence.wasm": "", "builtin:decoy": `no module "decoy" is built in (have geofence)`,
-		"patched.wasm": "not pinned", "large.wasm": "more than", "absent.wasm": "no such file", "": "not a regular file"} {
+		"patched.wasm": "neither signed", "large.wasm": "more than", "absent.wasm": "no such file", "": "not a regular file"} {
 		p, err := Open(context.Background(), PluginConfig{Name: "g", File: file, Config: oneArea()}, env)
 		if err == nil {
 			if p.Digest() != digestOf(data) {

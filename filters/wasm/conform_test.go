@@ -13,17 +13,17 @@ import (
 
 // The conformance cases of the ABI that concern the C header, run against the shipped plugin.
 
-// call writes a raw request into the guest and returns what sluice_filter returned and the verdict.
-func (in *instance) call(t testing.TB, request []byte, length uint32) (int32, []byte) {
+// say writes a raw request into the guest and returns what sluice_filter returned and the verdict.
+func (in *instance) say(t testing.TB, request []byte, length uint32) (int32, []byte) {
 	t.Helper()
 	if !in.mem.Write(in.in, request) {
 		t.Fatal("request is larger than the memory")
 	}
-	res, err := in.filter.Call(background, uint64(length))
-	if err != nil {
-		t.Fatalf("trap: %v", err)
+	in.stack[0] = uint64(length)
+	if code, err := in.call(in.filter, maxFuel); err != nil {
+		t.Fatalf("%s: %v", code, err)
 	}
-	n := int32(uint32(res[0]))
+	n := int32(uint32(in.stack[0]))
 	if n <= 0 {
 		return n, nil
 	}
@@ -57,7 +57,7 @@ func TestConformEmptyRequest(t *testing.T) {
 	le.PutUint32(r, headerLen)
 	le.PutUint16(r[4:], 1)
 	le.PutUint16(r[6:], headerLen)
-	if n, v := in.call(t, r, headerLen); n != 16 || !bytes.Equal(v, nothing) {
+	if n, v := in.say(t, r, headerLen); n != 16 || !bytes.Equal(v, nothing) {
 		t.Errorf("%d bytes: % x; want % x", n, v, nothing)
 	}
 }
@@ -65,7 +65,7 @@ func TestConformEmptyRequest(t *testing.T) {
 func TestConformVerdict(t *testing.T) {
 	want := verdictBytes(1, 0, 1, [][4]uint32{{op(7, 0), 0, 0, 2}, {op(7, 0), 1, 0, 2}})
 	r := geofenceRequest(t)
-	if n, v := rawGeofence(t).call(t, r, uint32(len(r))); int(n) != len(want) || !bytes.Equal(v, want) {
+	if n, v := rawGeofence(t).say(t, r, uint32(len(r))); int(n) != len(want) || !bytes.Equal(v, want) {
 		t.Errorf("% x; want % x", v, want)
 	}
 }
@@ -73,7 +73,7 @@ func TestConformVerdict(t *testing.T) {
 func TestConformLongerHeader(t *testing.T) {
 	in := rawGeofence(t)
 	r := geofenceRequest(t)
-	_, want := in.call(t, r, uint32(len(r)))
+	_, want := in.say(t, r, uint32(len(r)))
 	long := slices.Insert(slices.Clone(r), headerLen, 1, 2, 3, 4, 5, 6, 7, 8) // a later minor version appends a field
 	le.PutUint32(long, uint32(len(long)))
 	le.PutUint16(long[6:], headerLen+8)
@@ -89,11 +89,11 @@ func TestConformLongerHeader(t *testing.T) {
 		shift(headerLen + 8 + findingLen*i + 16)
 		shift(headerLen + 8 + findingLen*i + 20)
 	}
-	if _, v := in.call(t, long, uint32(len(long))); !bytes.Equal(v, want) {
+	if _, v := in.say(t, long, uint32(len(long))); !bytes.Equal(v, want) {
 		t.Errorf("% x; want % x", v, want)
 	}
 	le.PutUint16(long[4:], 2)
-	if n, _ := in.call(t, long, uint32(len(long))); n != -2 {
+	if n, _ := in.say(t, long, uint32(len(long))); n != -2 {
 		t.Errorf("version 2: %d; want -2", n)
 	}
 }
@@ -127,17 +127,17 @@ func TestConformHostileRequest(t *testing.T) {
 			if f.put(r[f.at:], v); bytes.Equal(r, good) {
 				t.Fatalf("%s: nothing is wrong with %d", f.name, v)
 			}
-			if n, _ := in.call(t, r, size); n != -1 {
+			if n, _ := in.say(t, r, size); n != -1 {
 				t.Errorf("%s = %d: returned %d; want -1", f.name, v, n)
 			}
 		}
 	}
 	for _, length := range []uint32{0, 7, 63, size - 1, size + 1, 1<<16 + 1, 1 << 31, 0xffffffff} {
-		if n, _ := in.call(t, good, length); n != -1 {
+		if n, _ := in.say(t, good, length); n != -1 {
 			t.Errorf("length %d: returned %d; want -1", length, n)
 		}
 	}
-	if n, _ := in.call(t, good, size); n != 48 {
+	if n, _ := in.say(t, good, size); n != 48 {
 		t.Errorf("the good request afterwards: %d", n)
 	}
 }
@@ -151,7 +151,7 @@ func FuzzGeofenceRequest(f *testing.F) {
 		if len(r) > defaultBytes {
 			return
 		}
-		n, v := in.call(t, r, uint32(len(r)))
+		n, v := in.say(t, r, uint32(len(r)))
 		if n < -2 || n == 0 || n > 0 && (len(v)%8 != 0 || int(le.Uint32(v)) != len(v)) {
 			t.Errorf("returned %d", n)
 		}
@@ -171,16 +171,18 @@ func TestConformOutRegionTooSmall(t *testing.T) {
 		out  uint64
 		want int32
 	}{{48, 48}, {47, -3}, {32, -3}, {16, -3}} {
-		if _, err := arena.Call(background, defaultBytes, c.out); err != nil {
+		in.stack = [2]uint64{defaultBytes, c.out}
+		if _, err := in.call(arena, maxFuel); err != nil {
 			t.Fatal(err)
 		}
-		if n, _ := in.call(t, r, uint32(len(r))); n != c.want {
+		if n, _ := in.say(t, r, uint32(len(r))); n != c.want {
 			t.Errorf("out region of %d: %d; want %d", c.out, n, c.want)
 		}
 	}
 	for _, caps := range [][2]uint64{{defaultBytes + 8, 64}, {64, defaultBytes + 8}, {64, 8}, {1 << 31, 1 << 31}} {
-		if res, err := arena.Call(background, caps[0], caps[1]); err != nil || res[0] != 0 {
-			t.Errorf("regions of %v bytes: %v %v; want 0", caps, res, err)
+		in.stack = caps
+		if _, err := in.call(arena, maxFuel); err != nil || in.stack[0] != 0 {
+			t.Errorf("regions of %v bytes: %v %v; want 0", caps, in.stack[0], err)
 		}
 	}
 }
@@ -307,7 +309,7 @@ func BenchmarkGuest(b *testing.B) {
 	in.mem.Write(in.in, r)
 	for b.Loop() {
 		in.stack[0] = uint64(len(r))
-		if err := in.filter.CallWithStack(background, in.stack[:]); err != nil {
+		if _, err := in.call(in.filter, maxFuel); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -4,30 +4,48 @@
 // # What a plugin may rely on
 //
 // It is called once per message, by one goroutine at a time, in no particular order. It sees one record and returns another.
-// It has no clock but the record's, no imports, and no state that outlives a call: the host drops an instance when it likes.
+// It has no clock but the record's, nothing to call, and no state that outlives a call: the host drops an instance when it likes.
 //
 // # What the gateway may rely on
 //
 // A plugin can only tighten. A failure of any kind is an error from Filter, never an opinion: the message takes the
 // operator's on_error path, block or hold. Nothing that a plugin returns is used before all of it was checked. After a
 // trap or a verdict that breaks a rule the instance is dropped (a strike, see Plugin.Strikes and Env.OnStrike) and a new one is
-// made for the next message. In steady state a call allocates nothing on the host's side
+// made for the next message. A call ends when its fuel is used up, whatever the module does (package guard); memory is bounded by
+// its limit, and set aside once. In steady state a call allocates nothing on the host's side
 // (one small object where the runtime has no compiler and interprets: everywhere but amd64 and arm64).
 //
 // # Loading
 //
-// Bytes become a module in verify (digest first, then sections and manifest), a module becomes a pool of instances in newPool, and
-// a Plugin is a pool with its configuration. No step looks behind the one before it, and none is skipped:
+// Bytes become a module in verify (who vouches for it first, then its structure, then its manifest), a module becomes a pool of
+// instances in newPool, and a Plugin is a pool with its configuration. No step looks behind the one before it, and none is skipped.
+// What fails is a *LoadError with the code of the step:
 //
-//  1. The SHA-256 of the file must be one of Env.Pinned. Nothing else is read before.
-//  2. One memory of its own within limits.memory_pages, no imports, no start function, exactly one custom section
-//     sluice.manifest; other custom sections are cut off before compiling.
-//  3. The manifest is JSON without unknown or repeated members. Its grants are wishes: in effect is what the operator also gives.
+//  1. Either the SHA-256 of the file is one of Env.Pinned, or the caller has verified a signature over the same bytes and says whose
+//     (Env.Signer). Nothing else is read before.
+//  2. Package guard decodes the module, refuses what the ABI does not have and what a compiler would take too long for, and writes it
+//     anew with counters of fuel and call depth. There is exactly one custom section sluice.manifest; none reaches the compiler.
+//  3. The manifest is JSON without unknown or repeated members. Its grants are wishes: in effect is what the operator also
+//     gives and the signer may have. Limits over the host's are refused: 160 pages of memory, 50 M fuel, depth 1,000, regions of
+//     1 MiB; absent ones are 16 pages (160 with wasi-stub), 5 M fuel for a message, 50 M for each call of a start, depth 256 (1,000),
+//     64 KiB. Profile bare imports nothing, wasi-stub the functions below; sluice_v1.log needs that its grant is asked for.
 //  4. Exports: memory, sluice_abi_v1 ()→(), sluice_arena (i32,i32)→i64, sluice_filter (i32)→i32; optional _initialize ()→() and
 //     sluice_configure (i32)→i32. sluice_state_export and sluice_state_import are reserved.
-//  5. _initialize is called, then sluice_arena(in_bytes, out_bytes), which returns in_ptr<<32 | out_ptr: two regions, aligned to 8,
+//  5. The module is compiled in a process of its own (Compiler, CompileChild) with a limit of address space and a deadline,
+//     which leaves the code in a private folder; this process reads it from there, or compiles again what the other could.
+//  6. _initialize is called, then sluice_arena(in_bytes, out_bytes), which returns in_ptr<<32 | out_ptr: two regions, aligned to 8,
 //     inside memory, apart from each other; then sluice_configure with the configuration as JSON, {} when the operator gave none. Anything
 //     but 0 refuses the load; the out region then holds u32 length and text.
+//
+// # Imports
+//
+// wasi-stub is for plugins made with stock Go, whose runtime does not start without. Of wasi_snapshot_preview1 there are args_get,
+// args_sizes_get, environ_get, environ_sizes_get (none of either), clock_time_get (2^60 ns, always), random_get (bytes of 7, paid
+// as memory.fill is), fd_write, fd_close, fd_fdstat_get, fd_fdstat_set_flags, fd_prestat_get, fd_prestat_dir_name (8, bad
+// descriptor), poll_oneoff (52, not supported), sched_yield (0) and proc_exit (a trap); 21 where a result has no place in memory.
+//
+// sluice_v1.log (level i32: 0 debug to 3 error, ptr i32, len i32) → () writes up to 256 printable bytes into the host's log, 10 times a
+// second and plugin, if the grant log is in effect, and does nothing otherwise. It is a way out for data: for trying out, not for use.
 //
 // # Request
 //
@@ -72,11 +90,8 @@
 //
 // # Left for later
 //
-// This version runs only modules that it knows by digest, because four guards are not there yet: signatures, the pre-decoder that
-// bounds what the compiler is fed, fuel and call-depth counters (a module that loops for ever would hang its caller, and
-// Opinion.Fuel stays 0), and compiling in a child process. They have their place in verify and newPool. Not granted in this version: replace,
-// log, declassify, the WASI stub. Not done: self-test vectors, shadow and canary runs, rolling back at the third strike, sealed configuration
-// files, request flags for replay and shadow.
+// Not granted in this version: replace, declassify. Not done: self-test vectors, shadow and canary runs, rolling back at the
+// third strike, sealed configuration files, request flags for replay and shadow.
 //
 // # Goroutines
 //

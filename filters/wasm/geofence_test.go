@@ -154,9 +154,9 @@ func TestGeofenceRefusesBadConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := rawGeofence(t)
-	limits := Limits{InBytes: defaultBytes, OutBytes: defaultBytes}
+	limits := Limits{InBytes: defaultBytes, OutBytes: defaultBytes, FuelInit: maxFuel}
 	for _, c := range cases {
-		err := in.configure(background, []byte(c.Config), limits)
+		err := in.configure([]byte(c.Config), limits)
 		if err == nil || !strings.Contains(err.Error(), c.Want) {
 			t.Errorf("%s: %v; want an error with %q", c.Name, err, c.Want)
 		}
@@ -165,9 +165,9 @@ func TestGeofenceRefusesBadConfigurations(t *testing.T) {
 	v := view{label: make([]uint16, 1), value: make([]bool, 1)}
 	region, _ := in.mem.Read(in.in, defaultBytes)
 	n, _ := v.build(region, &scratch{}, messageOf(b), b, &gateway.Classification{})
-	res, err := in.filter.Call(background, uint64(n))
-	if err != nil || int32(uint32(res[0])) != -4 {
-		t.Errorf("a message after a refused configuration: %v %v; want -4", res, err)
+	in.stack[0] = uint64(n)
+	if _, err := in.call(in.filter, maxFuel); err != nil || int32(uint32(in.stack[0])) != -4 {
+		t.Errorf("a message after a refused configuration: %v %v; want -4", in.stack[0], err)
 	}
 }
 
@@ -177,12 +177,12 @@ func FuzzGeofenceConfiguration(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	in := rawGeofence(f)
-	limits := Limits{InBytes: defaultBytes, OutBytes: defaultBytes}
+	limits := Limits{InBytes: defaultBytes, OutBytes: defaultBytes, FuelInit: maxFuel}
 	f.Fuzz(func(t *testing.T, config []byte) {
 		if len(config) > defaultBytes {
 			return
 		}
-		err := in.configure(background, config, limits)
+		err := in.configure(config, limits)
 		if err == nil && !json.Valid(config) {
 			t.Errorf("accepts %q, which is no JSON", config)
 		}

@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -20,6 +21,7 @@ const (
 	maxReasons   = 256
 	maxPages     = 160 // 10 MiB
 	maxFuel      = 50_000_000
+	defaultFuel  = 5_000_000
 	maxDepth     = 1000
 	maxRegion    = 1 << 20
 	minRegion    = 1 << 10
@@ -59,18 +61,6 @@ type Limits struct {
 // protocolNumbers are the written forms of the protocols.
 var protocolNumbers = map[string]gateway.Protocol{"mqtt": gateway.MQTT, "opcua": gateway.OPCUA, "gbt32960": gateway.GBT32960, "jtt808": gateway.JTT808}
 
-// ReadManifest returns the manifest in a module. Whoever calls it has verified the signature over the same bytes.
-func ReadManifest(data []byte) (*Manifest, error) {
-	if len(data) > MaxModule {
-		return nil, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), MaxModule)
-	}
-	m, err := dissect(data)
-	if err != nil {
-		return nil, fmt.Errorf("check module: %w", err)
-	}
-	return m.manifest, nil
-}
-
 // parseManifest reads and checks a manifest; unknown and repeated members are errors. Absent limits get their defaults.
 func parseManifest(data []byte) (*Manifest, error) {
 	if len(data) > maxManifest {
@@ -98,8 +88,8 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("abi %d; this version speaks 1", m.ABI)
 	case len(m.SDK) > 64 || len(m.Description) > 1024:
 		return fmt.Errorf("sdk or description is too long")
-	case m.Profile != "bare":
-		return fmt.Errorf("profile %q; this version runs bare", m.Profile)
+	case m.Profile != profileBare && m.Profile != profileWASI:
+		return fmt.Errorf("profile %q: want %s or %s", m.Profile, profileBare, profileWASI)
 	case m.OnError != "" && m.OnError != "block" && m.OnError != "hold":
 		return fmt.Errorf("on_error %q: want block or hold", m.OnError)
 	case m.MinHost != "" && !semver.IsValid("v"+m.MinHost):
@@ -111,7 +101,7 @@ func (m *Manifest) check() error {
 	if err := m.checkLists(); err != nil {
 		return err
 	}
-	return m.Limits.check()
+	return m.Limits.check(m.Profile)
 }
 
 func (m *Manifest) checkLists() error {
@@ -159,15 +149,21 @@ func (m *Manifest) checkLists() error {
 	return nil
 }
 
-// check refuses limits over the host's and fills in the defaults.
-func (l *Limits) check() error {
+// check refuses limits over the host's and fills in the defaults of the profile.
+func (l *Limits) check(profile string) error {
 	def := func(v *uint32, d uint32) {
 		if *v == 0 {
 			*v = d
 		}
 	}
+	if profile == profileWASI {
+		def(&l.MemoryPages, maxPages)
+		def(&l.Depth, maxDepth)
+	}
 	def(&l.MemoryPages, 16)
 	def(&l.Depth, 256)
+	l.Fuel = cmp.Or(l.Fuel, defaultFuel)
+	l.FuelInit = cmp.Or(l.FuelInit, maxFuel)
 	def(&l.InBytes, defaultBytes)
 	def(&l.OutBytes, defaultBytes)
 	switch {
@@ -190,19 +186,20 @@ func (l *Limits) check() error {
 func checkGrant(g string) (message, hint string) {
 	kind, category, listed := strings.Cut(g, ":")
 	switch {
-	case kind == "read.value" && category != "", !listed && (g == "read.payload" || g == "read.source"):
+	case kind == "read.value" && category != "", !listed && slices.Contains([]string{"read.payload", "read.source", "log"}, g):
 		return "", ""
 	case kind == "read.value":
 		return "read.value needs a category", "read.value:VEH-LOC-POINT"
-	case g == "replace" || g == "log" || kind == "declassify":
+	case g == "replace" || kind == "declassify":
 		return fmt.Sprintf("grant %s cannot be given in this version", kind), "remove it: the plugin then does without"
 	}
-	return fmt.Sprintf("grant %q is unknown", g), "have read.value:CATEGORY, read.payload, read.source"
+	return fmt.Sprintf("grant %q is unknown", g), "have read.value:CATEGORY, read.payload, read.source, log"
 }
 
 // permitted is what of the operator's grants the manifest asked for.
 type permitted struct {
 	payload, source bool
+	log             bool
 	values          map[string]bool // by category
 	list            []string        // effective grants, sorted
 }
@@ -222,6 +219,8 @@ func permit(request, grants []string) permitted {
 			p.payload = true
 		case g == "read.source":
 			p.source = true
+		case g == "log":
+			p.log = true
 		}
 	}
 	slices.Sort(p.list)

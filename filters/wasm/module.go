@@ -6,152 +6,173 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/sluice-edge/sluice/filters/wasm/guard"
 )
 
-// module is a verified module: its bytes were known before the first of them was read, and its outer structure keeps
+// module is a verified module: somebody vouched for its bytes before the first of them was read, and its structure keeps
 // the rules. Pools are made of modules and of nothing else.
 type module struct {
 	digest   string // SHA-256 of the file, hexadecimal
 	manifest *Manifest
-	code     []byte // without custom sections
+	code     []byte // metered, without custom sections
+	imports  []guard.Import
 }
 
-// ErrNotPinned means that the module's digest is not among those that this version loads.
-var ErrNotPinned = errors.New("module is not pinned: this version loads only modules whose SHA-256 it knows; other plugins must be signed, and signed plugins are not supported by this version")
+// ErrNotPinned means that nobody vouches for a module: its digest is not among those that the program loads, and no
+// signature over it was verified.
+var ErrNotPinned = errors.New("module is neither signed by a trusted key nor one of the program's own")
 
-// verify turns the bytes of a file into a module. The digest is checked before anything is parsed.
-func verify(data []byte, pinned []string) (*module, error) {
+// verify turns the bytes of a file into a module. Nothing is parsed before it is known who vouches for it.
+func verify(data []byte, env *Env) (*module, error) {
 	if len(data) > MaxModule {
-		return nil, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), MaxModule)
+		return nil, refuse(LoadGuard, fmt.Errorf("module has %d bytes; at most %d are allowed", len(data), MaxModule))
 	}
 	sum := sha256.Sum256(data)
 	digest := hex.EncodeToString(sum[:])
-	if !slices.Contains(pinned, digest) {
-		return nil, fmt.Errorf("%w (sha256 %s)", ErrNotPinned, digest)
+	if env.Signer == nil && !slices.Contains(env.Pinned, digest) {
+		return nil, refuse(LoadUnsigned, fmt.Errorf("%w (sha256 %s)", ErrNotPinned, digest))
 	}
-	m, err := dissect(data)
+	m, err := readModule(data)
 	if err != nil {
-		return nil, fmt.Errorf("check module: %w", err)
+		return nil, err
 	}
 	m.digest = digest
 	return m, nil
 }
 
-// Section numbers of a WebAssembly module. [WebAssembly Core 2.0 §5.5.2]
-const (
-	sectionCustom = 0
-	sectionImport = 2
-	sectionMemory = 5
-	sectionStart  = 8
-	sectionLast   = 12
-)
-
 const manifestSection = "sluice.manifest"
 
-var magic = []byte("\x00asm\x01\x00\x00\x00")
-
-// dissect walks the sections: no imports, no start function, one memory within the manifest's limit, exactly one
-// manifest. Other custom sections are left out of the code.
-func dissect(data []byte) (*module, error) {
-	m := &module{code: make([]byte, 0, len(data))}
-	if len(data) < len(magic) || string(data[:len(magic)]) != string(magic) {
-		return nil, errors.New("no WebAssembly 1 module")
+// readModule decodes a module, reads its manifest, holds one against the other and meters what is left.
+func readModule(data []byte) (*module, error) {
+	limits := guard.DefaultLimits()
+	limits.Size, limits.MemoryPages = MaxModule, maxPages
+	limits.Import = func(i guard.Import) bool { return known(i) }
+	g, err := guard.Read(data, limits)
+	if err != nil {
+		return nil, refuse(LoadGuard, fmt.Errorf("check module: %w", err))
 	}
-	m.code = append(m.code, magic...)
-	var manifest []byte
-	memories, pages := 0, uint32(0)
-	for r := (sectionReader{data[len(magic):]}); len(r.b) > 0; {
-		start := r.b
-		id, body, ok := r.section()
-		if !ok {
-			return nil, errors.New("section is cut off")
-		}
-		in := sectionReader{body}
-		switch id {
-		case sectionCustom:
-			name, ok := in.name()
-			if !ok {
-				return nil, errors.New("custom section without a name")
-			}
-			if name == manifestSection {
-				if manifest != nil {
-					return nil, errors.New("more than one manifest")
-				}
-				manifest = in.b
-			}
+	m := &module{imports: g.Imports}
+	for _, c := range g.Custom {
+		if c.Name != manifestSection {
 			continue
-		case sectionImport:
-			if n, ok := in.u32(); !ok || n != 0 {
-				return nil, errors.New("module imports something; nothing can be granted")
-			}
-		case sectionStart:
-			return nil, errors.New("module has a start function")
-		case sectionMemory:
-			n, ok := in.u32()
-			if !ok || n != 1 || memories > 0 {
-				return nil, errors.New("module has more than one memory, or none")
-			}
-			flags, ok1 := in.u32()
-			min, ok2 := in.u32()
-			if !ok1 || !ok2 || flags > 1 {
-				return nil, errors.New("memory is shared or malformed")
-			}
-			memories, pages = 1, min
 		}
-		m.code = append(m.code, start[:len(start)-len(r.b)]...)
+		if m.manifest != nil {
+			return nil, refuse(LoadManifest, errors.New("more than one manifest"))
+		}
+		if m.manifest, err = parseManifest(c.Data); err != nil {
+			return nil, refuse(LoadManifest, err)
+		}
 	}
-	if memories != 1 {
-		return nil, errors.New("module has no memory of its own")
+	if m.manifest == nil {
+		return nil, refuse(LoadManifest, errors.New("no custom section "+manifestSection))
 	}
-	if manifest == nil {
-		return nil, errors.New("no custom section " + manifestSection)
+	if limit := m.manifest.Limits.MemoryPages; g.MemoryMin > limit {
+		return nil, refuse(LoadManifest, fmt.Errorf("memory starts with %d pages; the limit is %d", g.MemoryMin, limit))
 	}
-	var err error
-	if m.manifest, err = parseManifest(manifest); err != nil {
-		return nil, err
+	if err := m.checkImports(); err != nil {
+		return nil, refuse(LoadManifest, err)
 	}
-	if limit := m.manifest.Limits.MemoryPages; pages > limit {
-		return nil, fmt.Errorf("memory starts with %d pages; the limit is %d", pages, limit)
+	if err := checkExports(g.Exports); err != nil {
+		return nil, refuse(LoadExports, fmt.Errorf("check exports: %w", err))
 	}
+	m.code = g.Meter()
 	return m, nil
 }
 
-// sectionReader takes fields off b; it never reads past the end and allocates nothing but names.
-type sectionReader struct{ b []byte }
-
-// u32 reads an unsigned LEB128 of at most 32 bits. [WebAssembly Core 2.0 §5.2.2]
-func (r *sectionReader) u32() (uint32, bool) {
-	var v uint64
-	for i := range r.b {
-		if i == 5 {
-			break
-		}
-		v |= uint64(r.b[i]&0x7f) << (7 * i)
-		if r.b[i] < 0x80 {
-			r.b = r.b[i+1:]
-			return uint32(v), v <= 1<<32-1
+// checkImports allows what the profile has, and the log to who asks for the grant.
+func (m *module) checkImports() error {
+	for _, i := range m.imports {
+		switch {
+		case i.Module == wasiModule && m.manifest.Profile != profileWASI:
+			return fmt.Errorf("module imports %s.%s, which only the profile %s has", i.Module, i.Name, profileWASI)
+		case i.Module == logModule && !slices.Contains(m.manifest.Grants, "log"):
+			return fmt.Errorf("module imports %s.%s without asking for the grant log", i.Module, i.Name)
 		}
 	}
-	return 0, false
+	return nil
 }
 
-func (r *sectionReader) section() (id byte, body []byte, ok bool) {
-	id = r.b[0]
-	r.b = r.b[1:]
-	n, ok := r.u32()
-	if !ok || uint64(n) > uint64(len(r.b)) || id > sectionLast {
-		return 0, nil, false
-	}
-	body, r.b = r.b[:n], r.b[n:]
-	return id, body, true
+// signature of an export.
+type signature struct {
+	params, results string
+	optional        bool
 }
 
-func (r *sectionReader) name() (string, bool) {
-	n, ok := r.u32()
-	if !ok || uint64(n) > uint64(len(r.b)) {
-		return "", false
+const (
+	i32 = string(rune(guard.I32))
+	i64 = string(rune(guard.I64))
+)
+
+// exports are the functions of the ABI. sluice_abi_v1 marks the version and is never called.
+var exports = map[string]signature{
+	"sluice_abi_v1":    {},
+	"_initialize":      {optional: true},
+	"sluice_arena":     {params: i32 + i32, results: i64},
+	"sluice_configure": {params: i32, results: i32, optional: true},
+	"sluice_filter":    {params: i32, results: i32},
+}
+
+func checkExports(have []guard.Export) error {
+	for name, want := range exports {
+		i := slices.IndexFunc(have, func(e guard.Export) bool { return e.Name == name })
+		switch {
+		case i < 0 && want.optional:
+		case i < 0:
+			return fmt.Errorf("%s is missing", name)
+		case have[i].Kind != guard.Func || string(have[i].Type.Params) != want.params || string(have[i].Type.Results) != want.results:
+			return fmt.Errorf("%s has another type", name)
+		}
 	}
-	name := string(r.b[:n])
-	r.b = r.b[n:]
-	return name, true
+	for _, e := range have {
+		if e.Name == "sluice_state_export" || e.Name == "sluice_state_import" {
+			return fmt.Errorf("%s is reserved", e.Name)
+		}
+	}
+	return nil
+}
+
+// ReadManifest returns the manifest in a module. Whoever calls it has verified the signature over the same bytes.
+func ReadManifest(data []byte) (*Manifest, error) {
+	m, err := readModule(data)
+	if err != nil {
+		return nil, err
+	}
+	return m.manifest, nil
+}
+
+// LoadError is why a plugin does not load, by a code that is safe for records and metrics.
+type LoadError struct {
+	Code string // one of LoadErrorCodes
+	Err  error
+}
+
+func (e *LoadError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *LoadError) Unwrap() error { return e.Err }
+
+// Codes of a LoadError, in the order of the steps of a load.
+const (
+	LoadConfig    = "config"         // the operator's side of it: file, topics, categories, edits
+	LoadUnsigned  = "unsigned"       // nobody vouches for the file
+	LoadGuard     = "guard"          // the module's structure, or what it would cost a compiler
+	LoadManifest  = "manifest"       // the manifest, or it and the module do not agree
+	LoadExports   = "exports"        // a function of the ABI is missing or has another type
+	LoadCompile   = "compile"        // the compiler refuses it or died
+	LoadTime      = "compile_time"   // compiling took too long
+	LoadMemory    = "compile_memory" // compiling took too much memory
+	LoadStart     = "start"          // it cannot be instantiated, initialized, or gives no regions
+	LoadConfigure = "configure"      // the plugin does not accept its configuration
+	LoadVectors   = "vectors"        // its self-test
+)
+
+// LoadErrorCodes lists the codes, for metrics.
+var LoadErrorCodes = []string{LoadConfig, LoadUnsigned, LoadGuard, LoadManifest, LoadExports, LoadCompile, LoadTime, LoadMemory, LoadStart, LoadConfigure, LoadVectors}
+
+func refuse(code string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &LoadError{code, err}
 }

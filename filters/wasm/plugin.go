@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/sluice-edge/sluice/gateway"
 )
@@ -19,12 +20,34 @@ import (
 type Env struct {
 	Dir        string                             // relative files of the configuration start here
 	Builtin    map[string][]byte                  // modules that the program carries, by name
-	Pinned     []string                           // SHA-256 of the modules that may load, hexadecimal, lower case
+	Pinned     []string                           // SHA-256 of the modules that load without a signature, hexadecimal, lower case
+	Signer     *Signer                            // who signed the very bytes that are loaded; nil: nobody, only what is pinned loads
+	Compiler   *Compiler                          // compiles in a process of its own; nil: in this one
 	Categories []gateway.Category                 // in force; findings and labels are indices into it
 	Pseudonym  func(source, client string) string // keyed pseudonym of a device, safe for concurrent use; nil: plugins see none
 	OnStrike   func(plugin, code string)          // called when an instance is dropped, must not block; may be nil
 	Instances  int                                // how many calls may run at once; 0 = GOMAXPROCS, at most 64
-	Log        *slog.Logger                       // told at load what the plugin will have to do without; nil: nobody
+	Log        *slog.Logger                       // told at load what the plugin will have to do without, and what it says with the grant log; nil: nobody
+
+	interpret bool // tests: without the compiler, as where there is none
+}
+
+// Signer is who vouches for a module: the caller has verified the signature over the exact bytes that it hands to Load.
+type Signer struct {
+	Key   string                                            // id of the key, for records
+	Limit func(grants []string) (allowed, refused []string) // parts the grants that a plugin asks for into those that the key may have and the others; nil: it may have none
+}
+
+// limit is what of the grants the signer may have; without one, for the program's own modules, all.
+func (s *Signer) limit(grants []string) []string {
+	if s == nil {
+		return grants
+	}
+	if s.Limit == nil {
+		return nil
+	}
+	allowed, _ := s.Limit(grants)
+	return allowed
 }
 
 const maxInstances = 64
@@ -53,9 +76,10 @@ func Open(ctx context.Context, c PluginConfig, env Env) (*Plugin, error) {
 	return Load(ctx, c, data, env)
 }
 
-// Load makes a plugin of the bytes of a module: it checks the digest before reading anything, compiles, makes one
-// instance and configures it. ctx bounds nothing but what the compiler looks at; loading takes milliseconds. The caller
-// closes the plugin when the version set that holds it is no longer in use. ErrNotPinned tells that the digest is unknown.
+// Load makes a plugin of the bytes of a module: it asks who vouches for it before reading anything, compiles, makes one
+// instance and configures it. ctx ends the compiling in another process; the steps in this one take milliseconds. The caller
+// closes the plugin when the version set that holds it is no longer in use. Errors are *LoadError below the name of the
+// plugin; ErrNotPinned tells that nobody vouches for the module.
 func Load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, error) {
 	p, err := load(ctx, c, data, env)
 	if err != nil {
@@ -66,25 +90,29 @@ func Load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, e
 
 func load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, error) {
 	if err := c.validate(); err != nil {
-		return nil, err
+		return nil, refuse(LoadConfig, err)
 	}
-	mod, err := verify(data, env.Pinned)
+	mod, err := verify(data, &env)
 	if err != nil {
 		return nil, err
 	}
 	config, err := c.configuration(env.Dir)
 	if err != nil {
-		return nil, err
+		return nil, refuse(LoadConfig, err)
 	}
-	p := &Plugin{config: c, manifest: mod.manifest, digest: mod.digest, onStrike: env.OnStrike, allowed: permit(mod.manifest.Grants, c.Grants)}
+	p := &Plugin{config: c, manifest: mod.manifest, digest: mod.digest, onStrike: env.OnStrike, allowed: permit(env.Signer.limit(mod.manifest.Grants), c.Grants)}
 	if err := p.bind(env); err != nil {
-		return nil, err
+		return nil, refuse(LoadConfig, err)
+	}
+	var log *diagnostics
+	if p.allowed.log && env.Log != nil {
+		log = &diagnostics{log: env.Log, name: c.Name, now: time.Now}
 	}
 	size := env.Instances
 	if size <= 0 {
 		size = runtime.GOMAXPROCS(0)
 	}
-	if p.pool, err = newPool(ctx, mod, config, min(size, maxInstances)); err != nil {
+	if p.pool, err = newPool(ctx, mod, engine{env.Compiler, env.interpret}, config, log, min(size, maxInstances)); err != nil {
 		return nil, err
 	}
 	p.warn(env.Log)
@@ -158,12 +186,10 @@ func (p *Plugin) warn(log *slog.Logger) {
 	}
 }
 
-// background is the context of calls: they are short and cannot be interrupted.
-var background = context.Background()
-
 // Filter asks the plugin about one message. It waits while all instances are in use. Errors are *gateway.FilterError
-// with the codes trap, refused, too_large, negative and closed; after trap and refused the instance is gone and counted
-// as a strike, and the next message gets a new one. Nothing is allocated unless something is wrong.
+// with the codes trap, fuel, depth, memory, refused, too_large, negative and closed. After the first five the instance is gone and counted
+// as a strike, and the next message gets a new one. Opinion.Fuel is what the call took, also after an error. Nothing is
+// allocated unless something is wrong.
 func (p *Plugin) Filter(m *gateway.Message, b *gateway.Body, c *gateway.Classification, o *gateway.Opinion) error {
 	if int(m.Protocol) >= len(p.protocol) || !p.protocol[m.Protocol] {
 		return &gateway.FilterError{Code: codeRefused, Err: errProtocol}
@@ -205,8 +231,9 @@ func (p *Plugin) ask(in *instance, m *gateway.Message, b *gateway.Body, c *gatew
 		return codeTooLarge, errTooLarge
 	}
 	in.stack[0] = uint64(n)
-	if err := in.filter.CallWithStack(background, in.stack[:]); err != nil {
-		return codeTrap, firstLine(err)
+	code, err = in.call(in.filter, limits.Fuel)
+	if o.Fuel = in.used(limits.Fuel); err != nil {
+		return code, err
 	}
 	length := int32(uint32(in.stack[0]))
 	if length < 0 {

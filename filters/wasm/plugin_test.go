@@ -47,7 +47,7 @@ func TestOnlyPinnedModulesLoad(t *testing.T) {
 		t.Errorf("a module that is not pinned: %v", err)
 	}
 	// 20 bytes at which the decoder of the runtime would die: never parsed.
-	bomb := append(slices.Clone(magic), 4, 6, 0xff, 0xff, 0xff, 0xff, 0x0f, 0)
+	bomb := append([]byte("\x00asm\x01\x00\x00\x00"), 4, 6, 0xff, 0xff, 0xff, 0xff, 0x0f, 0)
 	if _, err := Load(context.Background(), PluginConfig{Name: "x"}, bomb, env); !errors.Is(err, ErrNotPinned) {
 		t.Errorf("a hostile module: %v", err)
 	}
@@ -67,7 +67,7 @@ func TestModulesThatAreRefused(t *testing.T) {
 		"other ABI":                      {guest{manifest: manifestWith(`"abi":1`, `"abi":2`)}, "abi 2"},
 		"no serial":                      {guest{manifest: manifestWith(`"serial":7`, `"serial":0`)}, "serial"},
 		"version that is none":           {guest{manifest: manifestWith(`1.2.3`, `latest`)}, "version"},
-		"WASI profile":                   {guest{manifest: manifestWith(`"bare"`, `"wasi-stub"`)}, "profile"},
+		"unknown profile":                {guest{manifest: manifestWith(`"bare"`, `"wasi"`)}, "profile"},
 		"on_error pass":                  {guest{manifest: manifestWith(`"hold"`, `"pass"`)}, "on_error"},
 		"unknown protocol":               {guest{manifest: manifestWith(`"mqtt"`, `"coap"`)}, "protocol"},
 		"topic that is no filter":        {guest{manifest: manifestWith(`["#"]`, `["a/#/b"]`)}, "topic filter"},
@@ -80,14 +80,14 @@ func TestModulesThatAreRefused(t *testing.T) {
 		"region that is no multiple":     {guest{manifest: manifestWith(`"in_bytes":16384`, `"in_bytes":16383`)}, "in_bytes"},
 		"vectors that is no digest":      {guest{manifest: manifestWith(`"vectors":""`, `"vectors":"abcd"`)}, "vectors"},
 		"none of its categories known":   {guest{manifest: strings.NewReplacer("CAT-A", "X-A", "CAT-B", "X-B").Replace(testManifest)}, "none of its categories"},
-		"no module":                      {guest{extra: []byte{99}}, "cut off"},
+		"no module":                      {guest{extra: []byte{99}}, "section 99"},
 		"section cut off":                {guest{tail: []byte{0, 200}}, "cut off"},
 		"section with a long length":     {guest{tail: []byte{0, 0x80, 0x80, 0x80, 0x80, 0x80, 1}}, "cut off"},
-		"an import":                      {guest{extra: section(2, vec(append(append(text("env"), text("f")...), 0, 0)))}, "imports"},
+		"an import":                      {guest{imports: [][]byte{importOf("env", "f", 0)}}, "import"},
 		"a start function":               {guest{start: true}, "start function"},
-		"two memories":                   {guest{tail: section(5, vec([]byte{0, 1}))}, "more than one memory"},
+		"two memories":                   {guest{tail: section(5, vec([]byte{0, 1}))}, "stands twice"},
 		"memory over its limit":          {guest{pages: 3}, "the limit is 2"},
-		"memory not exported":            {guest{names: map[string]string{"memory": "mem"}}, "memory is missing"},
+		"memory not exported":            {guest{names: map[string]string{"memory": "mem"}}, "does not export its memory"},
 		"no ABI marker":                  {guest{names: map[string]string{"sluice_abi_v1": "sluice_abi_v9"}}, "sluice_abi_v1 is missing"},
 		"reserved export":                {guest{configure: i32Const(0), names: map[string]string{"sluice_configure": "sluice_state_export"}}, "reserved"},
 		"export of another type":         {guest{mistyped: true}, "another type"},
@@ -120,14 +120,14 @@ func TestModulesThatAreRefused(t *testing.T) {
 func TestEveryCutOfAModuleIsRefused(t *testing.T) {
 	data := guest{out: nothing}.bytes()
 	for n := range data {
-		if _, err := dissect(data[:n]); err == nil {
+		if _, err := readModule(data[:n]); err == nil {
 			t.Errorf("the first %d of %d bytes are taken for a module", n, len(data))
 		}
 	}
 }
 
 func TestCustomSectionsDoNotReachTheCompiler(t *testing.T) {
-	m, err := dissect(guest{out: nothing}.bytes())
+	m, err := readModule(guest{out: nothing}.bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,9 +180,11 @@ func TestFailuresFollowTheirTable(t *testing.T) {
 		strikes uint64
 	}{
 		"trap":                     {guest{filter: codeUnreachable}, codeTrap, 1},
-		"endless recursion":        {guest{filter: []byte{0x20, 0, 0x10, 2}}, codeTrap, 1},
+		"endless recursion":        {guest{filter: []byte{0x20, 0, 0x10, 2}}, codeDepth, 1},
 		"read outside of memory":   {guest{filter: []byte{0x41, 0x7f, 0x28, 2, 0}}, codeTrap, 1},
 		"grows memory, then traps": {guest{filter: grow}, codeTrap, 1},
+		"grows it over its limit":  {guest{filter: append([]byte{0x41, 2, 0x40, 0, 0x1a}, grow...)}, codeMemory, 1},
+		"endless loop":             {guest{filter: []byte{0x03, 0x40, 0x0c, 0, 0x0b, 0}}, codeFuel, 1},
 		"zero":                     {guest{filter: i32Const(0)}, codeRefused, 1},
 		"malformed request":        {guest{filter: i32Const(-1)}, codeNegative, 0},
 		"version":                  {guest{filter: i32Const(-2)}, codeNegative, 0},
@@ -225,11 +227,11 @@ func TestMemoryGrowsToItsLimitOnly(t *testing.T) {
 	}
 	defer p.pool.put(in)
 	for want := range 4 { // pages before the growth, then -1: refused
-		res, err := in.filter.Call(background, 0)
-		if err != nil {
+		in.stack[0] = 0
+		if _, err := in.call(in.filter, maxFuel); err != nil {
 			t.Fatal(err)
 		}
-		if got := int32(uint32(res[0])); (want == 0 && got != 1) || (want > 0 && got != -1) {
+		if got := int32(uint32(in.stack[0])); (want == 0 && got != 1) || (want > 0 && got != -1) {
 			t.Errorf("growth %d returned %d", want, got)
 		}
 	}

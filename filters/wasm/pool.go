@@ -4,30 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+	"github.com/tetratelabs/wazero/experimental"
+
+	"github.com/sluice-edge/sluice/filters/wasm/guard"
 )
 
 // instance is one running copy of a module. It serves one goroutine at a time.
 type instance struct {
-	mod     api.Module
-	filter  api.Function
-	mem     api.Memory
-	in, out uint32 // where the regions begin
-	stack   [1]uint64
-	scratch scratch
+	ctx         context.Context // of calls: it never ends, and leads functions of the host to the instance
+	mod         api.Module
+	filter      api.Function
+	mem         api.Memory
+	fuel, depth api.MutableGlobal
+	room        *memory
+	maxDepth    uint32
+	in, out     uint32 // where the regions begin
+	stack       [2]uint64
+	log         *diagnostics
+	scratch     scratch
 }
 
 // pool hands out the instances of one module. Each slot is an instance or nil, for one to be made when it is taken.
 // The slots in hand are the reference count of the version: close waits until every one is back.
 type pool struct {
 	runtime  wazero.Runtime
+	cache    wazero.CompilationCache // nil without a folder for it
 	compiled wazero.CompiledModule
+	exported map[string]api.FunctionDefinition
 	limits   Limits
 	config   []byte
+	log      *diagnostics
 	slots    chan *instance
 	closing  chan struct{}
 	once     sync.Once
@@ -35,41 +47,43 @@ type pool struct {
 	closeErr error
 }
 
-// signature of an export.
-type signature struct {
-	params, results []api.ValueType
-	optional        bool
-}
-
-// exports are the functions of the ABI. sluice_abi_v1 marks the version and is never called.
-var exports = map[string]signature{
-	"sluice_abi_v1":    {},
-	"_initialize":      {optional: true},
-	"sluice_arena":     {params: []api.ValueType{api.ValueTypeI32, api.ValueTypeI32}, results: []api.ValueType{api.ValueTypeI64}},
-	"sluice_configure": {params: []api.ValueType{api.ValueTypeI32}, results: []api.ValueType{api.ValueTypeI32}, optional: true},
-	"sluice_filter":    {params: []api.ValueType{api.ValueTypeI32}, results: []api.ValueType{api.ValueTypeI32}},
+// engine is how a module is compiled and run.
+type engine struct {
+	compiler  *Compiler // nil: in this process, at once
+	interpret bool      // also where there is a compiler
 }
 
 // newPool compiles the module and makes the first instance, so that a bad configuration is found here. A module without
 // sluice_configure refuses a configuration that says something.
-func newPool(ctx context.Context, m *module, config []byte, size int) (p *pool, err error) {
-	limits := m.manifest.Limits
-	rt := wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithCoreFeatures(api.CoreFeaturesV2).
-		WithMemoryLimitPages(limits.MemoryPages).WithDebugInfoEnabled(false))
+func newPool(ctx context.Context, m *module, e engine, config []byte, log *diagnostics, size int) (_ *pool, err error) {
+	dir, err := e.compiler.prove(ctx, m.code, e.interpret || !compiles())
+	if err != nil {
+		return nil, err
+	}
+	p := &pool{limits: m.manifest.Limits, config: config, log: log, slots: make(chan *instance, size), closing: make(chan struct{}), closed: make(chan struct{})}
+	c := runtimeConfig(e.interpret)
+	if dir != "" {
+		if p.cache, err = wazero.NewCompilationCacheWithDir(dir); err != nil {
+			return nil, refuse(LoadCompile, fmt.Errorf("open compilation cache: %w", err))
+		}
+		c = c.WithCompilationCache(p.cache)
+	}
+	p.runtime = wazero.NewRuntimeWithConfig(ctx, c)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, rt.Close(ctx))
+			err = errors.Join(err, p.free())
 		}
 	}()
-	compiled, err := compile(ctx, rt, m.code)
-	if err != nil {
-		return nil, fmt.Errorf("compile module: %w", err)
+	if err := link(ctx, p.runtime, m.imports); err != nil {
+		return nil, refuse(LoadStart, fmt.Errorf("link imports: %w", err))
 	}
-	if err := checkExports(compiled, config); err != nil {
-		return nil, fmt.Errorf("check exports: %w", err)
+	if p.compiled, err = compile(ctx, p.runtime, m.code); err != nil {
+		return nil, refuse(LoadCompile, fmt.Errorf("compile module: %w", firstLine(err)))
 	}
-	p = &pool{runtime: rt, compiled: compiled, limits: limits, config: config, slots: make(chan *instance, size),
-		closing: make(chan struct{}), closed: make(chan struct{})}
+	p.exported = p.compiled.ExportedFunctions()
+	if p.exported["sluice_configure"] == nil && string(config) != "{}" {
+		return nil, refuse(LoadConfigure, errors.New("the plugin takes no configuration"))
+	}
 	first, err := p.instantiate(ctx)
 	if err != nil {
 		return nil, err
@@ -81,6 +95,19 @@ func newPool(ctx context.Context, m *module, config []byte, size int) (p *pool, 
 	return p, nil
 }
 
+// runtimeConfig is the same in the process that compiles for the cache and in the one that reads it. Instances bound
+// their memory themselves; calls are bounded by fuel and not by their context, see RATIONALE.md.
+func runtimeConfig(interpret bool) wazero.RuntimeConfig {
+	c := wazero.NewRuntimeConfig()
+	if interpret {
+		c = wazero.NewRuntimeConfigInterpreter()
+	}
+	return c.WithCoreFeatures(api.CoreFeaturesV2).WithDebugInfoEnabled(false)
+}
+
+// compiles reports whether the runtime has a compiler for this machine. Where it has none, it interprets.
+func compiles() bool { return runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" }
+
 // compile turns a panic of the decoder or compiler into an error: a file can never be the cause of one.
 func compile(ctx context.Context, rt wazero.Runtime, code []byte) (compiled wazero.CompiledModule, err error) {
 	defer func() {
@@ -91,62 +118,86 @@ func compile(ctx context.Context, rt wazero.Runtime, code []byte) (compiled waze
 	return rt.CompileModule(ctx, code)
 }
 
-func checkExports(compiled wazero.CompiledModule, config []byte) error {
-	have := compiled.ExportedFunctions()
-	for name, want := range exports {
-		f, ok := have[name]
-		if !ok {
-			if want.optional {
-				continue
-			}
-			return fmt.Errorf("%s is missing", name)
-		}
-		if string(f.ParamTypes()) != string(want.params) || string(f.ResultTypes()) != string(want.results) {
-			return fmt.Errorf("%s has another type", name)
-		}
-	}
-	for name := range have {
-		if name == "sluice_state_export" || name == "sluice_state_import" {
-			return fmt.Errorf("%s is reserved", name)
-		}
-	}
-	if _, ok := compiled.ExportedMemories()["memory"]; !ok {
-		return errors.New("memory is missing")
-	}
-	if _, ok := have["sluice_configure"]; !ok && string(config) != "{}" {
-		return errors.New("the plugin takes no configuration")
-	}
-	return nil
-}
-
 // instantiate makes, starts and configures one instance.
-func (p *pool) instantiate(ctx context.Context) (in *instance, err error) {
-	mod, err := p.runtime.InstantiateModule(ctx, p.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
-	if err != nil {
-		return nil, fmt.Errorf("instantiate module: %w", firstLine(err))
+func (p *pool) instantiate(ctx context.Context) (_ *instance, err error) {
+	in := &instance{maxDepth: p.limits.Depth, log: p.log}
+	in.ctx = context.WithValue(context.Background(), instanceKey{}, in)
+	if in.room, err = newMemory(p.limits.MemoryPages); err != nil {
+		return nil, refuse(LoadStart, err)
 	}
 	defer func() {
+		if r := recover(); r != nil { // a fault of ours or the engine's
+			err = refuse(LoadStart, errPanic)
+		}
 		if err != nil {
-			err = errors.Join(err, mod.Close(ctx))
+			in.close()
 		}
 	}()
-	in = &instance{mod: mod, filter: mod.ExportedFunction("sluice_filter"), mem: mod.ExportedMemory("memory")}
-	if f := mod.ExportedFunction("_initialize"); f != nil {
-		if _, err := f.Call(ctx); err != nil {
-			return nil, fmt.Errorf("initialize module: %w", firstLine(err))
+	in.mod, err = p.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, in.room), p.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	if err != nil {
+		return nil, refuse(LoadStart, fmt.Errorf("instantiate module: %w", firstLine(err)))
+	}
+	in.filter, in.mem = in.mod.ExportedFunction("sluice_filter"), in.mod.ExportedMemory("memory")
+	in.fuel, _ = in.mod.ExportedGlobal(guard.FuelGlobal).(api.MutableGlobal)
+	in.depth, _ = in.mod.ExportedGlobal(guard.DepthGlobal).(api.MutableGlobal)
+	if in.fuel == nil || in.depth == nil {
+		return nil, refuse(LoadStart, errors.New("module is not metered"))
+	}
+	if p.exported["_initialize"] != nil {
+		if code, err := in.call(in.mod.ExportedFunction("_initialize"), p.limits.FuelInit); err != nil {
+			return nil, refuse(LoadStart, fmt.Errorf("initialize module: %s: %w", code, err))
 		}
 	}
-	res, err := mod.ExportedFunction("sluice_arena").Call(ctx, uint64(p.limits.InBytes), uint64(p.limits.OutBytes))
-	if err != nil {
-		return nil, fmt.Errorf("ask for regions: %w", firstLine(err))
+	in.stack = [2]uint64{uint64(p.limits.InBytes), uint64(p.limits.OutBytes)}
+	if code, err := in.call(in.mod.ExportedFunction("sluice_arena"), p.limits.FuelInit); err != nil {
+		return nil, refuse(LoadStart, fmt.Errorf("ask for regions: %s: %w", code, err))
 	}
-	if err := in.regions(res[0], p.limits); err != nil {
-		return nil, fmt.Errorf("ask for regions: %w", err)
+	if err := in.regions(in.stack[0], p.limits); err != nil {
+		return nil, refuse(LoadStart, fmt.Errorf("ask for regions: %w", err))
 	}
-	if err := in.configure(ctx, p.config, p.limits); err != nil {
-		return nil, fmt.Errorf("configure plugin: %w", err)
+	if err := in.configure(p.config, p.limits); err != nil {
+		return nil, refuse(LoadConfigure, fmt.Errorf("configure plugin: %w", err))
 	}
 	return in, nil
+}
+
+// call runs a function of the module with the parameters in stack, for at most so much fuel. On an error the code says
+// what became of it, and the instance must not be called again.
+func (in *instance) call(f api.Function, fuel uint64) (code string, err error) {
+	in.fuel.Set(fuel)
+	in.depth.Set(uint64(in.maxDepth))
+	in.room.refused = false
+	if err = f.CallWithStack(in.ctx, in.stack[:]); err == nil {
+		return "", nil
+	}
+	switch {
+	case int64(in.fuel.Get()) < 0:
+		return codeFuel, errFuel
+	case int32(uint32(in.depth.Get())) < 0:
+		return codeDepth, errDepth
+	case in.room.refused:
+		return codeMemory, errMemory
+	}
+	return codeTrap, firstLine(err)
+}
+
+// charge takes fuel for what a function of the host does for the module, which ends when there is not enough.
+func (in *instance) charge(n uint64) {
+	left := int64(in.fuel.Get()) - int64(n)
+	if in.fuel.Set(uint64(left)); left < 0 {
+		panic(errFuel)
+	}
+}
+
+// used is the fuel of the last call.
+func (in *instance) used(fuel uint64) uint64 { return fuel - uint64(max(int64(in.fuel.Get()), 0)) }
+
+// close frees the instance. There is nobody to tell of an error and nothing to do about it.
+func (in *instance) close() {
+	if in.mod != nil {
+		_ = in.mod.Close(context.Background())
+	}
+	in.room.Free()
 }
 
 // regions checks and keeps where the module put its regions.
@@ -170,7 +221,7 @@ func (in *instance) regions(packed uint64, l Limits) error {
 // maxErrorText bounds what a plugin may say about its configuration.
 const maxErrorText = 256
 
-func (in *instance) configure(ctx context.Context, config []byte, l Limits) error {
+func (in *instance) configure(config []byte, l Limits) error {
 	f := in.mod.ExportedFunction("sluice_configure")
 	if f == nil {
 		return nil
@@ -178,11 +229,11 @@ func (in *instance) configure(ctx context.Context, config []byte, l Limits) erro
 	if len(config) > int(l.InBytes) || !in.mem.Write(in.in, config) {
 		return fmt.Errorf("configuration has %d bytes; the plugin takes %d", len(config), l.InBytes)
 	}
-	res, err := f.Call(ctx, uint64(len(config)))
-	if err != nil {
-		return firstLine(err)
+	in.stack[0] = uint64(len(config))
+	if code, err := in.call(f, l.FuelInit); err != nil {
+		return fmt.Errorf("%s: %w", code, err)
 	}
-	if int32(res[0]) == 0 {
+	if int32(uint32(in.stack[0])) == 0 {
 		return nil
 	}
 	text := "the plugin does not accept it"
@@ -204,6 +255,9 @@ func printable(r rune) rune {
 
 // firstLine cuts the stack trace off a trap.
 func firstLine(err error) error {
+	if err == nil {
+		return nil
+	}
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return errors.New(line)
 }
@@ -241,7 +295,7 @@ func (p *pool) put(in *instance) { p.slots <- in }
 
 // drop closes an instance whose memory cannot be trusted any more; the next take makes another.
 func (p *pool) drop(in *instance) {
-	_ = in.mod.Close(context.Background()) // frees memory only: there is nobody to tell and nothing to do about it
+	in.close()
 	p.slots <- nil
 }
 
@@ -250,11 +304,22 @@ func (p *pool) close() error {
 	p.once.Do(func() {
 		close(p.closing)
 		for range cap(p.slots) {
-			<-p.slots
+			if in := <-p.slots; in != nil {
+				in.close()
+			}
 		}
-		p.closeErr = p.runtime.Close(context.Background()) // closes instances and compiled code
+		p.closeErr = p.free()
 		close(p.closed)
 	})
 	<-p.closed
 	return p.closeErr
+}
+
+// free closes what instances are made of.
+func (p *pool) free() error {
+	err := p.runtime.Close(context.Background()) // and compiled code, unless it belongs to the cache
+	if p.cache != nil {
+		err = errors.Join(err, p.cache.Close(context.Background()))
+	}
+	return err
 }

@@ -216,6 +216,9 @@ func sortEdits(edits []gateway.Edit) error {
 // Codes of a FilterError.
 const (
 	codeTrap     = "trap"
+	codeFuel     = "fuel"
+	codeDepth    = "depth"
+	codeMemory   = "memory"
 	codeRefused  = "refused"
 	codeTooLarge = "too_large"
 	codeNegative = "negative"
@@ -224,6 +227,9 @@ const (
 
 var (
 	errClosed   = errors.New("plugin is closed")
+	errFuel     = errors.New("out of fuel")
+	errDepth    = errors.New("calls are nested too deep")
+	errMemory   = errors.New("more memory than its limit")
 	errTooLarge = errors.New("message does not fit the plugin's in region")
 	errLength   = errors.New("returned length is outside of the out region")
 	errProtocol = errors.New("message's protocol is not in the plugin's manifest")
