@@ -12,9 +12,12 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// receiptContext is the first line of every receipt. No key has a name with a space, so that a receipt is never a
-// checkpoint, nor the other way round.
-const receiptContext = "sluice receipt v1"
+// The first line of a receipt, without and with the root of the records. No key has a name with a space, so that a receipt
+// is never a checkpoint, nor the other way round.
+const (
+	receiptContext = "sluice receipt v1"
+	rootedContext  = "sluice receipt v2"
+)
 
 // MaxReceipt bounds a signed receipt in bytes. Whoever reads one from a stranger reads no more.
 const MaxReceipt = 4096
@@ -29,12 +32,17 @@ type Receipt struct {
 	Next    uint64 // seq behind the last
 	Bytes   uint64 // of the file
 	SHA256  [32]byte
+	Root    [32]byte  // of the records in it, as the gateway stated it; zero: it stated none
 	At      time.Time // whole seconds
 }
 
 // SignReceipt returns the signed text of r.
 func (s *Signer) SignReceipt(r Receipt) ([]byte, error) {
-	text := fmt.Sprintf("%s\n%s\n%d\n%d\n%d\n%x\nat %s\n", receiptContext, r.Gateway, r.First, r.Next, r.Bytes, r.SHA256,
+	context, root := receiptContext, ""
+	if r.Root != ([32]byte{}) {
+		context, root = rootedContext, fmt.Sprintf("%x\n", r.Root)
+	}
+	text := fmt.Sprintf("%s\n%s\n%d\n%d\n%d\n%x\n%sat %s\n", context, r.Gateway, r.First, r.Next, r.Bytes, r.SHA256, root,
 		r.At.UTC().Truncate(time.Second).Format(time.RFC3339))
 	if _, err := ParseReceipt(text); err != nil {
 		return nil, fmt.Errorf("sign receipt: %w", err)
@@ -67,8 +75,16 @@ func (v *Verifier) ParseVerifyReceipt(text []byte) (r Receipt, err error) {
 // ParseReceipt reads the text of a receipt without its signatures.
 func ParseReceipt(text string) (r Receipt, err error) {
 	lines := strings.Split(text, "\n")
-	if len(lines) != 8 || lines[7] != "" || lines[0] != receiptContext || !validName(lines[1]) {
+	if len(lines) == 9 && lines[0] == rootedContext {
+		if !parseHash(lines[6], &r.Root) || r.Root == ([32]byte{}) {
+			return Receipt{}, ErrReceipt
+		}
+		lines = append(lines[:6:6], lines[7:]...)
+	} else if lines[0] != receiptContext {
 		return r, ErrReceipt
+	}
+	if len(lines) != 8 || lines[7] != "" || !validName(lines[1]) {
+		return Receipt{}, ErrReceipt
 	}
 	r.Gateway = lines[1]
 	for i, n := range []*uint64{&r.First, &r.Next, &r.Bytes} {
@@ -77,16 +93,24 @@ func ParseReceipt(text string) (r Receipt, err error) {
 			return Receipt{}, ErrReceipt
 		}
 	}
-	digest, err := hex.DecodeString(lines[5])
-	if err != nil || len(digest) != len(r.SHA256) || hex.EncodeToString(digest) != lines[5] || r.Next <= r.First {
+	if !parseHash(lines[5], &r.SHA256) || r.Next <= r.First {
 		return Receipt{}, ErrReceipt
 	}
-	r.SHA256 = [32]byte(digest)
 	at, ok := strings.CutPrefix(lines[6], atPrefix)
 	if r.At, err = time.Parse(time.RFC3339, at); !ok || err != nil || r.At.Format("2006-01-02T15:04:05Z") != at {
 		return Receipt{}, ErrReceipt
 	}
 	return r, nil
+}
+
+// parseHash reads lower-case hexadecimal digits.
+func parseHash(line string, to *[32]byte) bool {
+	b, err := hex.DecodeString(line)
+	if err != nil || len(b) != len(to) || hex.EncodeToString(b) != line {
+		return false
+	}
+	*to = [32]byte(b)
+	return true
 }
 
 // validName reports whether a gateway may be called so: printable ASCII without space and plus sign, as in a key's name.

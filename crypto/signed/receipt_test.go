@@ -25,9 +25,44 @@ func TestAReceiptSaysWhatWasSigned(t *testing.T) {
 	}
 }
 
-func TestEveryAlteredByteOfAReceiptIsNoticed(t *testing.T) {
+func TestAReceiptWithTheRootOfTheRecordsSaysSo(t *testing.T) {
 	s, v := testSigner(t, "collector-1")
-	text, err := s.SignReceipt(testReceipt)
+	with := testReceipt
+	with.Root = [32]byte{9}
+	text, err := s.SignReceipt(with)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := v.ParseVerifyReceipt(text)
+	if err != nil || got != with {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	zeros := strings.Repeat("00", 31)
+	want := "sluice receipt v2\nvgw-0001\n4711\n9000\n1048576\n07" + zeros + "\n09" + zeros + "\nat 2026-11-22T06:14:10Z\n"
+	if !strings.HasPrefix(string(text), want+"\n— collector-1 ") {
+		t.Fatalf("text %q", text)
+	}
+	for _, other := range []string{
+		strings.Replace(want, "v2", "v1", 1), strings.Replace(want, "09"+zeros+"\n", "", 1), strings.Replace(want, "\n09", "\n00", 1),
+		strings.Replace(want, "\n09", "\nxx", 1), want + "\n", strings.Replace(want, "\n09", "\n0909", 1),
+	} {
+		if _, err := ParseReceipt(other); !errors.Is(err, ErrReceipt) {
+			t.Errorf("%q: %v", other, err)
+		}
+	}
+}
+
+func TestEveryAlteredByteOfAReceiptIsNoticed(t *testing.T) {
+	for _, root := range [][32]byte{{}, {9}} {
+		everyByteAltered(t, root)
+	}
+}
+
+func everyByteAltered(t *testing.T, root [32]byte) {
+	s, v := testSigner(t, "collector-1")
+	r := testReceipt
+	r.Root = root
+	text, err := s.SignReceipt(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,9 +41,11 @@
 //
 // Line by line: these words; the gateway; the seq of the first record in the file; the seq behind its last; the size of
 // the file in bytes; its SHA-256 in lower-case hexadecimal digits; when the collector had it on disk, in UTC. Numbers are
-// decimal, without leading zeros, below 1<<63. There is one written form and there are no further lines. A signed receipt
-// has at most 4096 bytes. The first line holds spaces, which no origin of a checkpoint can: neither text can be taken for
-// the other, whatever one key signs.
+// decimal, without leading zeros, below 1<<63. When the gateway stated the root of the records in the file (package
+// gateway/journal, "Archives"), the first line ends in v2 and the root follows the SHA-256, in a line of its own and in
+// the same digits; it is not zero. There is one written form and there are no further lines. A signed receipt has at most
+// 4096 bytes. The first line holds spaces, which no origin of a checkpoint can: neither text can be taken for the other,
+// whatever one key signs.
 package signed
 
 import (
