@@ -167,5 +167,27 @@ type Archive struct {
 	Bytes       int64 // of the file
 }
 
+// RootedRange is a range of records with their root: package journal, "Archives".
+type RootedRange struct {
+	First, Next uint64
+	Root        [32]byte
+}
+
+// Shipment is an archive file as a collector gets it.
+type Shipment struct {
+	Archive
+	SHA256 [32]byte
+	Root   [32]byte      // of the records in the file; zero when it does not follow from the tree
+	Was    []RootedRange // larger ranges of records that these were archived in, before a part was lost to damage
+}
+
+// Receipt is a collector's word that it keeps a file, its signature checked.
+type Receipt struct {
+	Archive
+	SHA256 [32]byte
+	Root   [32]byte // of the records in the file; zero when it was not stated
+	By     string   // who signed
+}
+
 // Clock tells the time and whether it can be trusted: a box that never set its clock starts in 1970.
 type Clock func() (now time.Time, trusted bool)

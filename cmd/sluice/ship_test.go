@@ -139,7 +139,7 @@ func TestArchivesGoToTheCollectorAndTheLogIsVerifiedFromThere(t *testing.T) {
 	if status, out := verbOutput("", "lint", "--rate", "1", file); status != exitGood {
 		t.Fatal(out)
 	}
-	c.SetFault(collector.WrongDigest)
+	c.SetFault(collector.WrongGateway)
 	var oldest, newest []string // what the cloud got
 	for range 5 {
 		status, out := verbOutput(messages(30_000), "filter", "-c", file)

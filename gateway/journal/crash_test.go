@@ -3,7 +3,6 @@ package journal
 import (
 	"bufio"
 	"context"
-	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -98,8 +97,9 @@ func crashChild(spec string) {
 func collect(j *Journal) {
 	for ; ; time.Sleep(time.Millisecond) {
 		if a, ok := j.Unshipped(); ok {
-			if digest, err := j.digest(&a); err == nil {
-				j.Shipped(a, []byte("receipt "+hex.EncodeToString(digest[:])))
+			if s, f, err := j.Shipment(a); err == nil {
+				f.Close()
+				j.Shipped(a, receiptText(&s))
 			}
 		}
 	}

@@ -12,7 +12,7 @@
 //	state.bolt                              numbers of names; what the records came to, up to some seq
 //	parked.bolt                             held and dead bodies whose segment is gone, each with its record
 //	archive/archive-<first seq>.slr         records and checkpoints of segments that are gone
-//	archive/archive-<first seq>.receipt     a collector's receipt for it (package crypto/signed)
+//	archive/archive-<first seq>.receipt     a collector's receipt for it, or for the larger one that it was (package crypto/signed)
 //	archive/trimmed                         what is kept of archives that are gone
 //	losses                                  what was lost to damage; there is none when nothing was
 //	damaged/<name>.<UTC time>               files that were damaged, as they were: nothing removes them but their owner
@@ -76,10 +76,13 @@
 // at-rest key, with the header's salt and info "sluice archive v1"; the nonce is the block's number(8) ‖ 0(4); the
 // additional data is header ‖ block head. The last block holds checkpoints instead, (size, varint ‖ length, varint ‖ text).
 //
+// The root of the records from first up to next is the SHA-256 of 0x02 ‖ first(8) ‖ next(8) ‖ roots(32 each), with the roots
+// of the complete subtrees of the tree that these records consist of, each as large as can be, from left to right.
+//
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next; sum
+// level 8), "ranges" (first(8) ‖ next(8) → root of the records that are or were an archive ‖ SHA-256 of key and root), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next; sum
 // → SHA-256 of that and of all keys and values of "states"; signed → size and tree, as in a segment, stored before it is signed),
 // "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state) and "trimmed" (newest → a
 // copy of the file trimmed; clock → JSON: for how long the clock has been steady). A name is durable before a record uses
@@ -106,8 +109,9 @@
 // Archives leave at the front of the log only, one after the other: the records that are here are those from some seq X
 // on. The oldest archive goes when
 //
-//   - a collector has it: its receipt holds for the file as it is on the disk at that moment (Options.Receipt), and
-//     records take at least half of AuditMaxSize, or it is old enough; or
+//   - a collector has it: its receipt (Options.Receipt) is for the file as it is on the disk at that moment; or it states
+//     a range that covers the archive, with the root that the tree has over it, and the file opens. A receipt whose root is
+//     not the tree's never holds. And records take at least half of AuditMaxSize, or it is old enough; or
 //   - it is old enough and there is no collector, or records take half of AuditMaxSize and the collector does not come
 //     for it. Old enough is when its newest record, by the times that were made under a clock that was set, is older
 //     than Retention.Provision where it holds a decision that let personal information or important data out, a delivery
@@ -117,7 +121,8 @@
 //     between two runs, starts these hours anew.
 //
 // Before its file goes, an event says so on the log: {"event":"archive trimmed","first":…,"next":X,"bytes":…,"sha256":…,
-// "why":"shipped"|"retention","collector":…}. The steps are (1) the event, committed, (2) trimmed, under a temporary name,
+// "why":"shipped"|"retention","collector":…}, with size and digest of the collector's file, and "of":[first,next] when
+// that holds a larger range. The steps are (1) the event, committed, (2) trimmed, under a temporary name,
 // synced and renamed, (3) a copy of it in state.bolt, without the roots of subtrees below X, (4) the archive's file and its
 // receipt are removed. After a crash between two of them Open begins at what trimmed says, or trims again, with another
 // event.

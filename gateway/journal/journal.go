@@ -63,10 +63,10 @@ type Options struct {
 	Clock    gateway.Clock // of delivery records; nil: the system's, not trusted
 	Log      *slog.Logger  // nil: silent
 
-	// Retention says when records are old enough to go; Receipt, when not nil, that there is a collector: it checks the
-	// collector's word for a file of ours and says who it is. Package doc, "Trimming".
+	// Retention says when records are old enough to go; Receipt, when not nil, that there is a collector: it reads the
+	// collector's signed word for a file of this gateway. Package doc, "Trimming".
 	Retention Retention
-	Receipt   func(a gateway.Archive, digest [32]byte, text []byte) (collector string, err error)
+	Receipt   func(text []byte) (gateway.Receipt, error)
 	Uptime    func() time.Duration // since some moment, whatever happens to Clock; nil: the box's
 
 	commit   func(tx *bbolt.Tx) error
@@ -181,8 +181,9 @@ type Journal struct {
 	led        ledger
 	segments   []*segment
 	archives   []archiveMeta
-	base       *base           // where the records here begin; nil: at 0
-	receipts   map[uint64]bool // by the first seq of archives that a collector has
+	base       *base             // where the records here begin; nil: at 0
+	receipts   map[uint64]uint64 // first and next of the ranges that a collector has
+	unreadable []uint64          // firsts of archives that were found to be damaged
 	waiting    [gateway.MaxUplinks][lanes]waitStat
 	oldestAt   [gateway.MaxUplinks]uint64                   // nothing waits for the uplink below
 	gradeAt    [gateway.MaxUplinks][gateway.Core + 1]uint64 // nothing of the grade does
@@ -366,7 +367,7 @@ func (j *Journal) load() error {
 // newJournal makes a journal that has opened nothing yet.
 func newJournal(o Options, readOnly bool) (_ *Journal, err error) {
 	j := &Journal{
-		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]bool),
+		opt: o, readOnly: readOnly, names: newNames(), led: newLedger(), roots: make(map[uint64]tlog.Hash), receipts: make(map[uint64]uint64),
 		changed: make(chan struct{}), closed: make(chan struct{}), committed: make(chan struct{}), swept: make(chan struct{}),
 		pressed: make(chan struct{}, 1), warded: make(chan struct{}),
 		ticking: make(chan struct{}), tidyNow: make(chan struct{}, 1),

@@ -139,7 +139,10 @@ func (j *Journal) archive(s *segment) error {
 	if err != nil {
 		return err
 	}
-	j.opt.step("cursors") // 3. the cursors that say that it is drained
+	j.opt.step("cursors") // 3. the root of its records, and the cursors that say that it is drained
+	if _, err := j.rootOf(s.First, s.Next); err != nil {
+		j.opt.Log.Warn("root of an archive is not known", slog.Uint64("seq", s.First), slog.Any("err", err))
+	}
 	if err := j.saveState(); err != nil {
 		return err
 	}

@@ -203,19 +203,20 @@ func (j *Journal) oldestArchives() (list []archiveMeta) {
 
 // trimming is the event of an archive that goes.
 type trimming struct {
-	Event     string `json:"event"`
-	First     uint64 `json:"first"`
-	Next      uint64 `json:"next"`
-	Bytes     int64  `json:"bytes"`
-	SHA256    string `json:"sha256"`
-	Why       string `json:"why"` // shipped or retention
-	Collector string `json:"collector,omitempty"`
+	Event     string   `json:"event"`
+	First     uint64   `json:"first"`
+	Next      uint64   `json:"next"`
+	Bytes     int64    `json:"bytes"`  // of the file: the collector's, or the one that goes
+	SHA256    string   `json:"sha256"` // of this file
+	Why       string   `json:"why"`    // shipped or retention
+	Collector string   `json:"collector,omitempty"`
+	Of        []uint64 `json:"of,omitempty"` // first and next of the collector's file, when it holds more
 }
 
 // mayGo decides about the oldest archive; nil: it stays.
 func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, error) {
 	j.mu.Lock()
-	shipped := j.receipts[a.First]
+	over, shipped := j.receiptOver(a)
 	j.mu.Unlock()
 	shipped = shipped && j.opt.Receipt != nil
 	room := float64(j.recordBytes.Load()) >= trimShare*float64(j.opt.AuditMaxSize) || j.announced.Load() >= a.Next
@@ -230,16 +231,23 @@ func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, erro
 	file := gateway.Archive{First: a.First, Next: a.Next, Bytes: a.Bytes}
 	switch {
 	case shipped && (room || old):
-		receipt, err := j.readReceipt(a.First)
+		text, err := j.readReceipt(over)
+		var r gateway.Receipt
 		if err == nil {
-			var digest [32]byte
-			if digest, t.Collector, err = j.checkReceipt(file, receipt); err == nil {
-				t.SHA256, t.Bytes = hex.EncodeToString(digest[:]), a.Bytes
-				return t, nil
-			}
+			r, err = j.checkReceipt(a, text)
 		}
-		j.opt.Log.Error("receipt does not hold, the archive ships again", slog.Any("err", err))
-		return nil, j.forgetReceipt(a.First)
+		if isDamage(err) {
+			return nil, err
+		}
+		if err != nil {
+			j.opt.Log.Error("receipt does not hold, the archive ships again", slog.Any("err", err))
+			return nil, j.forgetReceipt(over)
+		}
+		t.SHA256, t.Bytes, t.Collector = hex.EncodeToString(r.SHA256[:]), r.Bytes, r.By
+		if r.First != a.First || r.Next != a.Next {
+			t.Of = []uint64{r.First, r.Next}
+		}
+		return t, nil
 	case old && (room || j.opt.Receipt == nil): // with a collector it is given time to take the archive, while there is room
 		digest, err := j.digest(&file)
 		if err != nil {
@@ -249,18 +257,6 @@ func (j *Journal) mayGo(a *archiveMeta, now int64, steady bool) (*trimming, erro
 		return t, nil
 	}
 	return nil, nil
-}
-
-func (j *Journal) forgetReceipt(first uint64) error {
-	j.shipping.Lock()
-	defer j.shipping.Unlock()
-	j.mu.Lock()
-	delete(j.receipts, first)
-	j.mu.Unlock()
-	if err := os.Remove(j.archivePath(receiptName(first))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // announce puts on the log that an archive goes.
@@ -304,9 +300,14 @@ func (j *Journal) trim(list []archiveMeta) error {
 	j.base = b
 	j.archives = slices.DeleteFunc(slices.Clone(j.archives), func(o archiveMeta) bool { return o.First < b.Next })
 	for _, a := range list {
-		delete(j.receipts, a.First)
 		j.recordBytes.Add(-a.Bytes)
-		j.leftover = append(j.leftover, a.path, j.archivePath(receiptName(a.First)))
+		j.leftover = append(j.leftover, a.path)
+	}
+	for first, next := range j.receipts {
+		if next <= b.Next {
+			delete(j.receipts, first)
+			j.leftover = append(j.leftover, j.archivePath(receiptName(first)))
+		}
 	}
 	j.mu.Unlock()
 	j.opt.step("roots") // 3. their roots, and a second copy of what is kept
@@ -346,6 +347,9 @@ func (j *Journal) dropRoots(next uint64, sealed []byte) error {
 					return err
 				}
 			}
+		}
+		if err := dropRanges(tx, next); err != nil {
+			return err
 		}
 		b, err := tx.CreateBucketIfNotExists(bucketTrimmed)
 		if err != nil {

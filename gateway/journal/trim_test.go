@@ -19,12 +19,26 @@ import (
 	"github.com/sluice-edge/sluice/gateway"
 )
 
-// testReceipt believes a receipt that names the digest of the file.
-func testReceipt(a gateway.Archive, digest [32]byte, text []byte) (string, error) {
-	if string(text) != "receipt "+hex.EncodeToString(digest[:]) {
-		return "", errors.New("receipt is for another file")
+// testReceipt believes any receipt of its form.
+func testReceipt(text []byte) (r gateway.Receipt, err error) {
+	var digest, root string
+	if _, err := fmt.Sscanf(string(text), "receipt %d %d %d %s %s", &r.First, &r.Next, &r.Bytes, &digest, &root); err != nil {
+		return r, err
 	}
-	return "collector-1", nil
+	for text, to := range map[string]*[32]byte{digest: &r.SHA256, root: &r.Root} {
+		b, err := hex.DecodeString(text)
+		if err != nil || len(b) != len(to) {
+			return r, errors.New("not a receipt")
+		}
+		copy(to[:], b)
+	}
+	r.By = "collector-1"
+	return r, nil
+}
+
+// receiptText is what testReceipt reads.
+func receiptText(s *gateway.Shipment) []byte {
+	return fmt.Appendf(nil, "receipt %d %d %d %x %x", s.First, s.Next, s.Bytes, s.SHA256, s.Root)
 }
 
 // trimOptions are those of a journal that fills up with a few archives.
@@ -42,7 +56,7 @@ func ship(t testing.TB, j *Journal, dir string) (n int) {
 		if !ok {
 			return n
 		}
-		f, err := j.OpenArchive(a)
+		out, f, err := j.Shipment(a)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,11 +68,7 @@ func ship(t testing.TB, j *Journal, dir string) (n int) {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%020d-%020d", a.First, a.Next)), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		digest, err := j.digest(&a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := j.Shipped(a, []byte("receipt "+hex.EncodeToString(digest[:]))); err != nil {
+		if err := j.Shipped(a, receiptText(&out)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -313,13 +323,31 @@ func TestWithoutAReceiptThatHoldsNothingGoes(t *testing.T) {
 	until(t, j, "archived", func() bool { return j.Stat().Archives > 1 })
 	a, _ := j.Unshipped()
 	b := j.Archives()[1]
-	other, err := j.digest(&b)
-	if err != nil {
-		t.Fatal(err)
+	texts := []string{"", "receipt", strings.Repeat("x", 1<<20)}
+	for _, alter := range []func(s, other *gateway.Shipment){
+		func(s, other *gateway.Shipment) { *s = *other },
+		func(s, other *gateway.Shipment) { s.Root = other.Root },
+		func(s, other *gateway.Shipment) { s.Root, s.SHA256 = [32]byte{}, other.SHA256 },
+		func(s, other *gateway.Shipment) { s.Root, s.Bytes = [32]byte{}, s.Bytes+1 },
+		func(s, _ *gateway.Shipment) { s.Next-- },
+		func(s, other *gateway.Shipment) { s.Next = other.Next },
+	} {
+		s, f, err := j.Shipment(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		other, f, err := j.Shipment(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		alter(&s, &other)
+		texts = append(texts, string(receiptText(&s)))
 	}
-	for _, text := range []string{"", "receipt", "receipt " + hex.EncodeToString(other[:]), strings.Repeat("x", 1<<20)} {
+	for _, text := range texts {
 		if err := j.Shipped(a, []byte(text)); err == nil {
-			t.Fatalf("receipt %.20q was taken", text)
+			t.Fatalf("receipt %.200q was taken", text)
 		}
 	}
 	ship(t, j, t.TempDir())

@@ -2,7 +2,6 @@ package ship
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,9 +24,9 @@ import (
 type Store interface {
 	// Unshipped returns the oldest archive without a receipt; ok is false when there is none.
 	Unshipped() (a gateway.Archive, ok bool)
-	// OpenArchive opens its file.
-	OpenArchive(a gateway.Archive) (io.ReadSeekCloser, error)
-	// Shipped keeps a receipt for it, durably, after checking it against the file.
+	// Shipment says what is in its file, after reading it through, and opens it.
+	Shipment(a gateway.Archive) (gateway.Shipment, io.ReadCloser, error)
+	// Shipped keeps a receipt for it, durably, after checking it against file and tree.
 	Shipped(a gateway.Archive, receipt []byte) error
 }
 
@@ -36,6 +36,15 @@ const (
 	pauseLast  = 10 * time.Minute
 )
 
+// Fields of the header of a request. Package doc, "Protocol".
+const (
+	HeaderRecords = "Sluice-Records"
+	HeaderOf      = "Sluice-Records-Of"
+)
+
+// awaitContinue is for how long a collector may say nothing before the file is sent all the same.
+const awaitContinue = 2 * time.Second
+
 // ErrRefused reports an answer that is no receipt for the file that was sent.
 var ErrRefused = errors.New("collector gave no receipt")
 
@@ -44,18 +53,31 @@ func Name(gatewayName string, a gateway.Archive) string {
 	return fmt.Sprintf("%s/%020d-%020d", gatewayName, a.First, a.Next)
 }
 
-// Check returns what checks a receipt for an archive of the gateway with a digest, and says who signed it.
-func Check(gatewayName string, key *signed.Verifier) func(a gateway.Archive, digest [32]byte, text []byte) (string, error) {
-	return func(a gateway.Archive, digest [32]byte, text []byte) (string, error) {
+// Check returns what reads a receipt that was signed for the gateway.
+func Check(gatewayName string, key *signed.Verifier) func(text []byte) (gateway.Receipt, error) {
+	return func(text []byte) (out gateway.Receipt, err error) {
 		r, err := key.ParseVerifyReceipt(text)
 		if err != nil {
-			return "", err
+			return out, err
 		}
-		if r.Gateway != gatewayName || r.First != a.First || r.Next != a.Next || r.Bytes != uint64(a.Bytes) || r.SHA256 != digest {
-			return "", fmt.Errorf("%w: of another file", signed.ErrReceipt)
+		if r.Gateway != gatewayName {
+			return out, fmt.Errorf("%w: of another gateway", signed.ErrReceipt)
 		}
-		return key.Name(), nil
+		return gateway.Receipt{Archive: gateway.Archive{First: r.First, Next: r.Next, Bytes: int64(r.Bytes)}, SHA256: r.SHA256, Root: r.Root, By: key.Name()}, nil
 	}
+}
+
+// answers reports whether a receipt answers a shipment: it is for its file or, unless the collector says that the file is
+// fresh, for another one of its records or of a larger range that they were in.
+func answers(r *gateway.Receipt, s *gateway.Shipment, fresh bool) bool {
+	if r.First == s.First && r.Next == s.Next {
+		same := r.Bytes == s.Bytes && r.SHA256 == s.SHA256
+		if fresh && !same {
+			return false
+		}
+		return r.Root == s.Root && (same || r.Root != [32]byte{}) || r.Root == [32]byte{} && same
+	}
+	return !fresh && slices.Contains(s.Was, gateway.RootedRange{First: r.First, Next: r.Next, Root: r.Root})
 }
 
 // Shipper sends the archives of one gateway to one collector. It is safe for concurrent use.
@@ -63,7 +85,7 @@ type Shipper struct {
 	gateway string
 	config  Config
 	store   Store
-	check   func(gateway.Archive, [32]byte, []byte) (string, error)
+	check   func(text []byte) (gateway.Receipt, error)
 	client  *http.Client
 	log     *slog.Logger
 	pause   func(ctx context.Context, d time.Duration) // waits
@@ -95,7 +117,7 @@ func New(gatewayName string, c Config, key *signed.Verifier, store Store, log *s
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
 				DialContext: (&net.Dialer{Timeout: 30 * time.Second}).DialContext, TLSClientConfig: t, TLSHandshakeTimeout: 30 * time.Second,
-				MaxResponseHeaderBytes: 16 << 10, MaxIdleConns: 1, MaxConnsPerHost: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true,
+				MaxResponseHeaderBytes: 16 << 10, MaxIdleConns: 1, MaxConnsPerHost: 1, IdleConnTimeout: 90 * time.Second, DisableCompression: true, ExpectContinueTimeout: awaitContinue,
 			},
 		}}, nil
 }
@@ -159,65 +181,74 @@ func (s *Shipper) note(err error, sent bool) {
 func (s *Shipper) ship(ctx context.Context, a gateway.Archive) error {
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
-	f, err := s.store.OpenArchive(a)
+	out, f, err := s.store.Shipment(a)
 	if err != nil {
 		return fmt.Errorf("ship archive: %w", err)
 	}
 	defer f.Close()
-	h := sha256.New()
-	if a.Bytes, err = io.Copy(h, f); err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
+	receipt, fresh, err := s.put(ctx, &out, f)
 	if err != nil {
 		return fmt.Errorf("ship archive: %w", err)
 	}
-	digest := [32]byte(h.Sum(nil))
-	receipt, err := s.put(ctx, a, digest, f)
-	if err != nil {
-		return fmt.Errorf("ship archive: %w", err)
+	r, err := s.check(receipt)
+	if err == nil && !answers(&r, &out, fresh) {
+		err = fmt.Errorf("%w: of another file", signed.ErrReceipt)
 	}
-	if _, err := s.check(a, digest, receipt); err != nil {
+	if err != nil {
 		return fmt.Errorf("ship archive: %w", err)
 	}
 	if err := s.store.Shipped(a, receipt); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.status.Bytes += uint64(a.Bytes)
+	s.status.Bytes += uint64(out.Bytes)
 	s.mu.Unlock()
 	return nil
 }
 
-// put sends the file of an archive and returns the answer, which may be anything of up to signed.MaxReceipt bytes.
-func (s *Shipper) put(ctx context.Context, a gateway.Archive, digest [32]byte, file io.Reader) ([]byte, error) {
-	url := strings.TrimSuffix(s.config.URL, "/") + "/" + Name(s.gateway, a)
+// put sends the file of an archive and returns the answer, which may be anything of up to signed.MaxReceipt bytes, and
+// whether the file is kept since now.
+func (s *Shipper) put(ctx context.Context, a *gateway.Shipment, file io.Reader) (answer []byte, fresh bool, err error) {
+	url := strings.TrimSuffix(s.config.URL, "/") + "/" + Name(s.gateway, a.Archive)
 	body := io.NopCloser(io.LimitReader(file, a.Bytes)) // the file is closed by its owner
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, body)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	req.ContentLength = a.Bytes
 	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("Content-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest[:])+":")
+	req.Header.Set("Expect", "100-continue") // a collector that has the records answers before they are sent
+	req.Header.Set("Content-Digest", digestField(a.SHA256))
+	if a.Root != ([32]byte{}) {
+		req.Header.Set(HeaderRecords, digestField(a.Root))
+	}
+	for _, r := range a.Was {
+		req.Header.Add(HeaderOf, fmt.Sprintf("%020d-%020d %s", r.First, r.Next, digestField(r.Root)))
+	}
 	if s.config.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+s.config.Token)
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("reach collector: %w", errors.Unwrap(err)) // without the address, which may be a secret of its operator
+		return nil, false, fmt.Errorf("reach collector: %w", errors.Unwrap(err)) // without the address, which may be a secret of its operator
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusCreated {
-		return nil, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
+		return nil, false, fmt.Errorf("%w: status %d", ErrRefused, resp.StatusCode)
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, signed.MaxReceipt+1))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, signed.MaxReceipt+1))
 	if err != nil {
-		return nil, fmt.Errorf("read receipt: %w", err)
+		return nil, false, fmt.Errorf("read receipt: %w", err)
 	}
 	if len(answer) > signed.MaxReceipt {
-		return nil, fmt.Errorf("%w: the answer is too long", ErrRefused)
+		return nil, false, fmt.Errorf("%w: the answer is too long", ErrRefused)
 	}
-	return answer, nil
+	return answer, resp.StatusCode == http.StatusCreated, nil
+}
+
+// digestField is a SHA-256 as a field of the header. [RFC 9530 §2]
+func digestField(sum [32]byte) string {
+	return "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
 }
 
 // jitter returns a time between half of d and d.

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,8 +32,9 @@ type shelf struct {
 	mu       sync.Mutex
 	files    map[uint64][]byte // by first seq; next is first+10
 	receipts map[uint64][]byte
-	check    func(gateway.Archive, [32]byte, []byte) (string, error)
+	check    func([]byte) (gateway.Receipt, error)
 	done     func() // told when nothing is left to ship
+	rooted   bool   // roots of the records are stated, by range
 }
 
 func newShelf(n int) *shelf {
@@ -66,20 +66,21 @@ func (s *shelf) Unshipped() (a gateway.Archive, ok bool) {
 	return a, false
 }
 
-type file struct{ *bytes.Reader }
-
-func (file) Close() error { return nil }
-
-func (s *shelf) OpenArchive(a gateway.Archive) (io.ReadSeekCloser, error) {
+func (s *shelf) Shipment(a gateway.Archive) (out gateway.Shipment, file io.ReadCloser, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return file{bytes.NewReader(s.files[a.First])}, nil
+	b := s.files[a.First]
+	out = gateway.Shipment{Archive: gateway.Archive{First: a.First, Next: a.Next, Bytes: int64(len(b))}, SHA256: sha256.Sum256(b)}
+	if s.rooted {
+		out.Root = sha256.Sum256(b[:44])
+	}
+	return out, io.NopCloser(bytes.NewReader(b)), nil
 }
 
 func (s *shelf) Shipped(a gateway.Archive, receipt []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.check(a, sha256.Sum256(s.files[a.First]), receipt); err != nil {
+	if _, err := s.check(receipt); err != nil {
 		return err
 	}
 	s.receipts[a.First] = receipt
@@ -243,7 +244,7 @@ func TestACollectorRefusesWhatDoesNotFit(t *testing.T) {
 }
 
 // put sends a file to the collector as a gateway would and returns the answer.
-func (st *stand) put(t *testing.T, name string, body []byte) (status int, answer []byte) {
+func (st *stand) put(t *testing.T, name string, body []byte, fields ...string) (status int, answer []byte) {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodPut, st.address+name, bytes.NewReader(body))
 	if err != nil {
@@ -252,6 +253,9 @@ func (st *stand) put(t *testing.T, name string, body []byte) (status int, answer
 	digest := sha256.Sum256(body)
 	req.Header.Set("Authorization", "Bearer secret")
 	req.Header.Set("Content-Digest", "sha-256=:"+base64Of(digest[:])+":")
+	for ; len(fields) > 1; fields = fields[2:] {
+		req.Header.Set(fields[0], fields[1])
+	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -337,32 +341,96 @@ func TestAReceiptIsCheckedInEveryField(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := signed.Receipt{Gateway: "vgw-0001", First: 10, Next: 20, Bytes: 1000, SHA256: [32]byte{1}, At: time.Unix(1_790_000_000, 0)}
-	check := func(alter func(*signed.Receipt)) error {
-		r := good
-		alter(&r)
-		text, err := signer.SignReceipt(r)
-		if err != nil {
-			t.Fatal(err)
+	for _, root := range [][32]byte{{}, {7}} {
+		good := signed.Receipt{Gateway: "vgw-0001", First: 10, Next: 20, Bytes: 1000, SHA256: [32]byte{1}, Root: root, At: time.Unix(1_790_000_000, 0)}
+		out := gateway.Shipment{Archive: gateway.Archive{First: 10, Next: 20, Bytes: 1000}, SHA256: [32]byte{1}, Root: [32]byte{7},
+			Was: []gateway.RootedRange{{First: 5, Next: 30, Root: [32]byte{8}}}}
+		check := func(alter func(*signed.Receipt), fresh bool) bool {
+			r := good
+			alter(&r)
+			text, err := signer.SignReceipt(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Check("vgw-0001", key)(text)
+			if err == nil && got.By != "collector-1" {
+				t.Fatalf("by %q", got.By)
+			}
+			return err == nil && answers(&got, &out, fresh)
 		}
-		by, err := Check("vgw-0001", key)(gateway.Archive{First: 10, Next: 20, Bytes: 1000}, [32]byte{1}, text)
-		if err == nil && by != "collector-1" {
-			t.Fatalf("by %q", by)
+		rooted := root != [32]byte{}
+		for what, c := range map[string]struct {
+			alter func(*signed.Receipt)
+			want  bool
+		}{
+			"as it is":                {func(*signed.Receipt) {}, true},
+			"another gateway":         {func(r *signed.Receipt) { r.Gateway = "vgw-0002" }, false},
+			"another first":           {func(r *signed.Receipt) { r.First-- }, false},
+			"another next":            {func(r *signed.Receipt) { r.Next++ }, false},
+			"another size":            {func(r *signed.Receipt) { r.Bytes++ }, rooted},
+			"another digest":          {func(r *signed.Receipt) { r.SHA256[31]++ }, rooted},
+			"another root":            {func(r *signed.Receipt) { r.Root[31]++ }, false},
+			"the larger range":        {func(r *signed.Receipt) { r.First, r.Next, r.Root = 5, 30, [32]byte{8} }, true},
+			"its range, another root": {func(r *signed.Receipt) { r.First, r.Next, r.Root = 5, 30, [32]byte{7} }, false},
+			"its range, no root":      {func(r *signed.Receipt) { r.First, r.Next, r.Root = 5, 30, [32]byte{} }, false},
+		} {
+			if got := check(c.alter, false); got != c.want {
+				t.Errorf("root %v, %s: %v", rooted, what, got)
+			}
+			if got := check(c.alter, true); got != (what == "as it is") {
+				t.Errorf("root %v, %s, fresh: %v", rooted, what, got)
+			}
 		}
-		return err
 	}
-	if err := check(func(*signed.Receipt) {}); err != nil {
+}
+
+func TestOtherBytesOfTheSameRecordsAreAnsweredWithAReceiptForWhatIsKept(t *testing.T) {
+	st := newStand(t, 2, func(c *Config) { c.Timeout = time.Minute })
+	st.store.rooted = true
+	st.run(t, 1)
+	before := st.kept(t, 0)
+	clear(st.store.receipts)
+	st.store.files[0] = archiveFile(0, 10, 5000) // as a repair writes it again
+	st.run(t, 1)
+	if s := st.s.Status(); s.Failed != 0 || st.kept(t, 0) != before || before.Bytes != 1000 || before.Root == [32]byte{} {
+		t.Fatalf("%+v, %+v, before %+v", s, st.kept(t, 0), before)
+	}
+	if files, err := filepath.Glob(filepath.Join(st.dir, "vgw-0001", "0*")); err != nil || len(files) != 2 {
+		t.Fatalf("files %q, %v", files, err)
+	}
+	of := fmt.Sprintf("%020d-%020d ", 0, 10)
+	part := fmt.Sprintf("/vgw-0001/%020d-%020d", 0, 5)
+	for what, c := range map[string]struct {
+		name, field, value string
+		body               []byte
+		want               int
+	}{
+		"a part, of the same records":    {part, HeaderOf, of + digestField(before.Root), archiveFile(0, 5, 900), 200},
+		"a part, of other records":       {part, HeaderOf, of + digestField([32]byte{1}), archiveFile(0, 5, 900), 409},
+		"a part, of it is not said what": {part, "X", "", archiveFile(0, 5, 900), 409},
+		"a part of a part":               {part, HeaderOf, fmt.Sprintf("%020d-%020d ", 0, 3) + digestField(before.Root), archiveFile(0, 5, 900), 400},
+		"a part, of nothing":             {part, HeaderOf, of + "sha-256=::", archiveFile(0, 5, 900), 400},
+		"other records":                  {fmt.Sprintf("/vgw-0001/%020d-%020d", 0, 10), HeaderRecords, digestField([32]byte{1}), st.store.files[0], 409},
+		"no root":                        {fmt.Sprintf("/vgw-0001/%020d-%020d", 0, 10), HeaderRecords, "sha-256=:AA==:", st.store.files[0], 400},
+		"another gateway's":              {fmt.Sprintf("/vgw-0002/%020d-%020d", 0, 5), HeaderOf, of + digestField(before.Root), archiveFile(0, 5, 900), 201},
+	} {
+		status, answer := st.put(t, c.name, c.body, c.field, c.value)
+		if status != c.want {
+			t.Errorf("%s: %d, want %d: %s", what, status, c.want, answer)
+		}
+		if r, err := st.key.ParseVerifyReceipt(answer); status == 200 && (err != nil || r.Next != 10 || r.Root != before.Root || r.SHA256 != before.SHA256) {
+			t.Errorf("%s: receipt %+v, %v", what, r, err)
+		}
+	}
+}
+
+// kept returns the receipt that the store has, without its time.
+func (st *stand) kept(t *testing.T, first uint64) signed.Receipt {
+	t.Helper()
+	r, err := st.key.ParseVerifyReceipt(st.store.receipts[first])
+	if err != nil {
 		t.Fatal(err)
 	}
-	for what, alter := range map[string]func(*signed.Receipt){
-		"gateway": func(r *signed.Receipt) { r.Gateway = "vgw-0002" },
-		"first":   func(r *signed.Receipt) { r.First-- },
-		"next":    func(r *signed.Receipt) { r.Next++ },
-		"bytes":   func(r *signed.Receipt) { r.Bytes++ },
-		"digest":  func(r *signed.Receipt) { r.SHA256[31]++ },
-	} {
-		if err := check(alter); !errors.Is(err, signed.ErrReceipt) {
-			t.Errorf("another %s: %v", what, err)
-		}
-	}
+	r.At = time.Time{}
+	return r
 }

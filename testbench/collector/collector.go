@@ -1,14 +1,14 @@
 // Package collector is a small reference of the server that gateways ship their archives to. The protocol is that of
 // package gateway/ship. It keeps each file under DIR/<gateway>/<first>-<next>, synced with its folder before it signs for
-// it, and never overwrites one: the same bytes again are answered with a receipt again, others are refused, and so is a
-// range that overlaps another, because a log has one history.
+// it, and never overwrites one: the same bytes again are answered with a receipt again, and so are, with a receipt for the
+// file that it has, others of the same records, by the root that was stated of them, which lies beside the file as
+// root-<first>-<next>. Others are refused, and so is a range that overlaps another, because a log has one history.
 package collector
 
 import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -162,20 +162,38 @@ func (c *Collector) put(r *http.Request, fault Fault) (receipt []byte, fresh boo
 	if r.ContentLength > c.o.Max {
 		return nil, false, &refusal{http.StatusRequestEntityTooLarge, "file is too large"}
 	}
-	digest, err := base64.StdEncoding.DecodeString(strings.TrimSuffix(strings.TrimPrefix(r.Header.Get("Content-Digest"), "sha-256=:"), ":"))
-	if err != nil || len(digest) != len(out.SHA256) {
+	digest, ok := digestOf(r.Header.Get("Content-Digest"))
+	if !ok {
 		return nil, false, &refusal{http.StatusBadRequest, "digest is missing"}
+	}
+	claims, err := claimsOf(r.Header, out.First, out.Next)
+	if err != nil {
+		return nil, false, err
+	}
+	if len(claims) > 0 && claims[0].name == m[2]+"-"+m[3] {
+		out.Root = claims[0].root
 	}
 	dir := filepath.Join(c.o.Dir, m[1])
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, false, err
+	}
+	c.mu.Lock()
+	has, err := had(dir, claims)
+	c.mu.Unlock()
+	if err != nil {
+		return nil, false, err
+	}
+	if has != nil { // whatever the body is, its records are here
+		has.Gateway, has.At = out.Gateway, c.o.Clock()
+		receipt, err = c.sign(*has, fault)
+		return receipt, false, err
 	}
 	tmp := filepath.Join(dir, ".tmp-"+rand.Text())
 	defer os.Remove(tmp)
 	if err := keep(tmp, io.LimitReader(r.Body, c.o.Max+1), &out); err != nil {
 		return nil, false, err
 	}
-	if out.Bytes != uint64(r.ContentLength) || out.SHA256 != [32]byte(digest) {
+	if out.Bytes != uint64(r.ContentLength) || out.SHA256 != digest {
 		return nil, false, &refusal{http.StatusBadRequest, "length or digest are not those of the body"}
 	}
 	c.mu.Lock()
@@ -237,7 +255,13 @@ func place(tmp, dir, name string, out *signed.Receipt) (fresh bool, err error) {
 		if [32]byte(h.Sum(nil)) != out.SHA256 {
 			return false, &refusal{http.StatusConflict, "another file has this name"}
 		}
+		if err := keepRoot(dir, name, out); err != nil {
+			return false, err
+		}
 		return false, syncDirs(dir) // a crash may have come before the first one
+	}
+	if err := keepRoot(dir, name, out); err != nil {
+		return false, err
 	}
 	if err := os.Rename(tmp, filepath.Join(dir, name)); err != nil {
 		return false, err
