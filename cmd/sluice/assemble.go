@@ -36,6 +36,7 @@ type surroundings struct {
 	tokenKey func(id string) ([]byte, error)
 	control  func(detail []byte, uplinks gateway.UplinkSet, topic string, payload []byte)
 	observe  func(filter string) func(time.Duration)
+	compiled string // folder of compiled plugins; "": none
 	set      uint64 // number of the version set
 	by       string // who brings it in force, for its record
 	log      *slog.Logger

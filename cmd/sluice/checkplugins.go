@@ -196,7 +196,7 @@ func (c *Config) tryPlugins(r *config.Report) {
 	}
 	for i, p := range c.Plugins {
 		at := config.Index("plugins", i)
-		loaded, err := wasm.Open(context.Background(), p, wasm.Env{Builtin: shippedPlugins, Pinned: pinnedPlugins, Categories: classifier.Categories(), Instances: 1})
+		loaded, err := wasm.Open(context.Background(), p, wasm.Env{Builtin: shippedPlugins, Pinned: pinnedPlugins, Compiler: newCompiler(""), Categories: classifier.Categories(), Instances: 1})
 		if err == nil {
 			loaded.Close()
 			continue

@@ -78,6 +78,8 @@ func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitGood
 	case "--version", "-version":
 		name = "version"
+	case compileVerb:
+		return compilePluginVerb(args[1:], stdin, stdout, stderr)
 	}
 	list := verbs()
 	if i := slices.IndexFunc(list, func(v verb) bool { return v.name == name }); i >= 0 {

@@ -9,6 +9,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == compileVerb { // a test that is the program started itself
+		main()
+	}
 	testscript.Main(m, map[string]func(){"sluice": main, "recapture": recapture})
 }
 

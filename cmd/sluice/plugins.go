@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -27,8 +29,27 @@ func loadPlugin(c *wasm.PluginConfig, set *gateway.VersionSet, in surroundings) 
 		return nil, err
 	}
 	return wasm.Open(context.Background(), *c, wasm.Env{Builtin: shippedPlugins, Pinned: pinnedPlugins,
-		Categories: set.Classifier.Categories(), Pseudonym: pseudonym, Log: in.log,
+		Compiler: newCompiler(in.compiled), Categories: set.Classifier.Categories(), Pseudonym: pseudonym, Log: in.log,
 		OnStrike: func(plugin, code string) { in.log.Error("plugin instance dropped", "plugin", plugin, "err", code) }})
+}
+
+// compileVerb is a verb that help does not show: the program starts itself with it to compile a plugin.
+const compileVerb = "compile-plugin"
+
+// compilePluginVerb is the program as the other process of a wasm.Compiler.
+func compilePluginVerb(args []string, stdin io.Reader, _, stderr io.Writer) int {
+	return wasm.CompileChild(args, stdin, stderr)
+}
+
+// newCompiler compiles plugins in this program, started again, for a folder of compiled code or for nobody.
+func newCompiler(folder string) *wasm.Compiler {
+	self := "/proc/self/exe" // the program that runs, also when its file was replaced
+	if _, err := os.Stat(self); err != nil {
+		if self, err = os.Executable(); err != nil {
+			self = os.Args[0]
+		}
+	}
+	return &wasm.Compiler{Command: []string{self, compileVerb}, Cache: folder}
 }
 
 // newPseudonym makes names for devices that plugins may see: the same device has the same name until the next start.

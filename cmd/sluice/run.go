@@ -329,7 +329,7 @@ func (a *assembly) surroundings(cfg *Config, by string) surroundings {
 			return func(d time.Duration) { o.Observe(d.Seconds()) }
 		},
 		set: a.journal.Size() + 1, // rises with every change record
-		by:  by, log: a.log,
+		by:  by, log: a.log, compiled: filepath.Join(cfg.DataDir, "plugins", "cache"),
 	}
 }
 

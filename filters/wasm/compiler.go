@@ -24,12 +24,12 @@ import (
 type Compiler struct {
 	Command  []string      // program and arguments of the other process, which calls CompileChild with the arguments behind them
 	Cache    string        // folder for compiled code, made when it is not there; "": this process compiles again what the other could
-	Memory   uint64        // address space that the other process may take beyond what it starts with; 0 = 1 GiB
+	Memory   uint64        // address space that the other process may take beyond what it starts with; 0 = 512 MiB
 	Deadline time.Duration // 0 = 20s
 }
 
 const (
-	childMemory   = 1 << 30
+	childMemory   = 512 << 20
 	childDeadline = 20 * time.Second
 	childFile     = 256 << 20 // bytes of one file that the child writes
 )
