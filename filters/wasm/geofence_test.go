@@ -102,6 +102,7 @@ func TestGeofenceCases(t *testing.T) {
 	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
+	v := (&reference{name: "geofence"}).vectors()
 	for _, gc := range cases {
 		t.Run(gc.Name, func(t *testing.T) {
 			if gc.Grants == nil {
@@ -128,8 +129,10 @@ func TestGeofenceCases(t *testing.T) {
 				t.Errorf("action %v, grade %v, regrades %v, labels %v, reason %d; want regrades %v, labels %v, reason %d",
 					o.Action, o.Grade, regraded, labels, o.Reason, gc.Want.Regrade, gc.Want.Labels, gc.Want.Reason)
 			}
+			v.add(t, gc.Name, gc.Config, p, m, b, c)
 		})
 	}
+	v.check(t)
 }
 
 // rawGeofence is an instance of the plugin for tests that speak to it without the host.
@@ -173,7 +176,8 @@ func TestGeofenceRefusesBadConfigurations(t *testing.T) {
 
 // Whatever bytes it is given as configuration, the plugin answers; it never traps.
 func FuzzGeofenceConfiguration(f *testing.F) {
-	for _, s := range []string{`{}`, `{"areas":[{"points":[[1,1],[2,2],[1,2]]}]}`, `{"areas":[{"center":[1e1,-1.5E-1],"radius_m":5}],"label":true,"unreadable":"policy"}`, `{"areas":[`, `{"label":f`} {
+	for _, s := range []string{`{}`, `{"areas":[{"points":[[1,1],[2,2],[1,2]]}]}`, `{"areas":[{"center":[1e1,-1.5E-1],"radius_m":5}],"label":true,"unreadable":"policy"}`, `{"areas":[`, `{"label":f`,
+		`{"areas":[{"center":[1,1],"radius_m":5}],"decoy":{"seed":"0123456789abcdef","blur_m":50,"copies":8,"within_m":1000}}`} {
 		f.Add([]byte(s))
 	}
 	in := rawGeofence(f)
@@ -230,7 +234,7 @@ func TestGeofenceConfigurationHasBounds(t *testing.T) {
 func TestGeofenceManifest(t *testing.T) {
 	p := loadGeofence(t, oneArea(), append([]string{"read.payload"}, geofenceGrants...))
 	m := p.Manifest()
-	if m.Name != "geofence" || p.Version() != "1.0.0" || p.OnError() != gateway.Block || p.Reason(1) == "" || p.Reason(2) == "" {
+	if m.Name != "geofence" || p.Version() != "1.1.0" || p.OnError() != gateway.Block || p.Reason(1) == "" || p.Reason(2) == "" {
 		t.Errorf("manifest %+v", m)
 	}
 	if slices.Contains(p.Grants(), "read.payload") {
