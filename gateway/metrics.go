@@ -22,6 +22,7 @@ type Metrics struct {
 	backlog  *prometheus.GaugeVec
 	lastData *prometheus.GaugeVec
 	plugins  *prometheus.GaugeVec
+	struck   *prometheus.GaugeVec
 	catalogs *prometheus.GaugeVec
 	certs    *prometheus.GaugeVec
 	reload   prometheus.Gauge
@@ -70,6 +71,7 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 	m.backlog = m.gauge("uplink_backlog_limit_bytes", "Bytes that may wait for the uplink (max_backlog), 0 for no limit of its own.", "uplink")
 	m.lastData = m.gauge("source_last_data_timestamp_seconds", "When the source last had a message, 0 for never.", "source")
 	m.plugins = m.gauge("plugin_info", "Plugins in force.", "name", "version", "digest")
+	m.struck = m.gauge("plugin_struck", "Whether a plugin is out of service: messages on its topics take its on_error.", "name")
 	m.catalogs = m.gauge("catalog_info", "Catalogs in force.", "name", "version")
 	m.certs = m.gauge("cert_expiry_timestamp_seconds", "When a certificate of this gateway expires.", "name")
 	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "sluice_config_last_reload_successful", Help: "Whether the last reload of the configuration took effect."})
@@ -89,6 +91,7 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 		}
 	}
 	for _, f := range filters {
+		m.struck.WithLabelValues(f)
 		m.seconds.WithLabelValues(f)
 		for _, code := range FilterErrorCodes {
 			m.failed.WithLabelValues(f, code)
@@ -98,7 +101,7 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 }
 
 // FilterErrorCodes are the codes of FilterError, for metrics.
-var FilterErrorCodes = []string{"trap", "fuel", "depth", "memory", "refused", "too_large", "negative", "closed", "internal"}
+var FilterErrorCodes = []string{"trap", "fuel", "depth", "memory", "refused", "too_large", "negative", "closed", "struck", "absent", "internal"}
 
 func (m *Metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
 	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_" + name, Help: help}, labels)
@@ -133,6 +136,15 @@ func (m *Metrics) Catalog(name, version string) { m.catalogs.WithLabelValues(nam
 func (m *Metrics) Plugin(name, version, digest string) {
 	m.plugins.DeletePartialMatch(prometheus.Labels{"name": name})
 	m.plugins.WithLabelValues(name, version, digest).Set(1)
+}
+
+// Struck notes whether a plugin is out of service.
+func (m *Metrics) Struck(name string, struck bool) {
+	v := 0.0
+	if struck {
+		v = 1
+	}
+	m.struck.WithLabelValues(name).Set(v)
 }
 
 // Certificate notes when a certificate expires.

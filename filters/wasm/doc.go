@@ -57,7 +57,8 @@
 //	48 u32 topic_off   52 u16 topic_len     54 u16 source_len     56 u32 source_off     60 u32 0
 //
 // msg_id is the counter half of the message's id; time_ms is when the message was received; grade is the highest over all findings,
-// 0 for ungraded; flags: 1 the payload is there. The source is Env.Pseudonym of the device unless read.source is granted.
+// 0 for ungraded; flags: 1 the payload is there, 8 the verdict
+// is only compared with another version's (shadow). The source is Env.Pseudonym of the device unless read.source is granted.
 // A category's number is 1 + its index in the manifest's labels, 0 when it is not listed; labels are those of the message as a
 // whole. One finding is 32 bytes, in the order of the classification:
 //
@@ -90,8 +91,8 @@
 //
 // # Left for later
 //
-// Not granted in this version: replace, declassify. Not done: self-test vectors, shadow and canary runs, rolling back at the
-// third strike, sealed configuration files, request flags for replay and shadow.
+// Not granted in this version: replace, declassify. Not done: self-test vectors, sealed configuration files, the request flag for
+// replay.
 //
 // # Goroutines
 //

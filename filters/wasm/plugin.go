@@ -2,6 +2,8 @@ package wasm
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +28,7 @@ type Env struct {
 	Categories []gateway.Category                 // in force; findings and labels are indices into it
 	Pseudonym  func(source, client string) string // keyed pseudonym of a device, safe for concurrent use; nil: plugins see none
 	OnStrike   func(plugin, code string)          // called when an instance is dropped, must not block; may be nil
+	Shadow     bool                               // the plugin is told that its verdicts are only compared
 	Instances  int                                // how many calls may run at once; 0 = GOMAXPROCS, at most 64
 	Log        *slog.Logger                       // told at load what the plugin will have to do without, and what it says with the grant log; nil: nobody
 
@@ -134,7 +137,7 @@ func (p *Plugin) bind(env Env) error {
 		p.protocol[protocolNumbers[name]] = true
 	}
 	p.view = view{label: make([]uint16, len(env.Categories)), value: make([]bool, len(env.Categories)),
-		payload: p.allowed.payload, source: p.allowed.source, pseudonym: env.Pseudonym}
+		payload: p.allowed.payload, source: p.allowed.source, shadow: env.Shadow, pseudonym: env.Pseudonym}
 	p.judge = judge{view: &p.view, profiles: p.config.profiles()}
 	known := 0
 	for i, label := range m.Labels {
@@ -273,6 +276,12 @@ func (p *Plugin) Version() string { return p.manifest.Version }
 
 // Digest is the SHA-256 of the module's file, hexadecimal.
 func (p *Plugin) Digest() string { return p.digest }
+
+// ConfigDigest is the SHA-256 of the plugin's configuration as it was handed over, hexadecimal.
+func (p *Plugin) ConfigDigest() string {
+	sum := sha256.Sum256(p.pool.config)
+	return hex.EncodeToString(sum[:])
+}
 
 // Manifest is what the module says about itself, with defaults filled in. It is shared and must not be changed.
 func (p *Plugin) Manifest() *Manifest { return p.manifest }

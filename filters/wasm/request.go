@@ -21,8 +21,11 @@ const (
 	flagSensitive = 2
 )
 
-// flagPayload says that the payload is in the request.
-const flagPayload = 1
+// Flags of a request.
+const (
+	flagPayload = 1 // the payload is there
+	flagShadow  = 8 // the verdict is only compared
+)
 
 // Offsets of the request header.
 const (
@@ -42,6 +45,7 @@ type view struct {
 	value     []bool   // category → read.value granted
 	payload   bool
 	source    bool
+	shadow    bool // what the plugin says is only compared
 	pseudonym func(source, client string) string
 }
 
@@ -132,6 +136,9 @@ func (v *view) build(buf []byte, s *scratch, m *gateway.Message, b *gateway.Body
 		w.align()
 		le.PutUint32(buf[atPayload+4:], w.put(m.Payload))
 		buf[atFacts+3] |= flagPayload
+	}
+	if v.shadow {
+		buf[atFacts+3] |= flagShadow
 	}
 	w.align()
 	if w.full || len(device) > math.MaxUint16 {

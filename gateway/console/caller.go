@@ -35,7 +35,7 @@ type Change struct {
 	Role    Role  // that its caller needs
 	MaxBody int64 // bytes that may be sent along; 0: 1 MiB
 
-	// Do does it. Its error is one that the caller can do something about. r.Body is bounded.
+	// Do does it. Its error is one that the caller can do something about; one with a method Hint says what. r.Body is bounded.
 	Do func(ctx context.Context, r *http.Request, by Caller) (any, error)
 }
 
@@ -79,7 +79,11 @@ func (s *Server) change(d door, call string, c Change) http.HandlerFunc {
 			return
 		}
 		if err != nil {
-			writeJSON(w, http.StatusUnprocessableEntity, map[string]string{"error": err.Error()})
+			answer := map[string]string{"error": err.Error()}
+			if h := interface{ Hint() string }(nil); errors.As(err, &h) {
+				answer["hint"] = h.Hint()
+			}
+			writeJSON(w, http.StatusUnprocessableEntity, answer)
 			return
 		}
 		writeJSON(w, http.StatusOK, v)
