@@ -22,7 +22,9 @@ import (
 	"github.com/sluice-edge/sluice/filters/redact"
 	"github.com/sluice-edge/sluice/filters/wasm"
 	"github.com/sluice-edge/sluice/gateway"
+	"github.com/sluice-edge/sluice/gateway/config"
 	"github.com/sluice-edge/sluice/gateway/journal"
+	"github.com/sluice-edge/sluice/plugins/bundle"
 	"github.com/sluice-edge/sluice/protocols/payload"
 )
 
@@ -40,10 +42,46 @@ type surroundings struct {
 	set      uint64 // number of the version set
 	by       string // who brings it in force, for its record
 	log      *slog.Logger
+
+	pseudonym func(source, client string) string       // of devices, for plugins
+	deviceKey [32]byte                                 // by which devices are canaries
+	strike    func(f *fitted, code string, third bool) // told of lost instances; nil: nobody
+	choose    func(b *built, i int) (place, error)     // loads plugin i of the configuration; nil: what its file says
 }
 
+// built is a version set with what it was made of.
+type built struct {
+	cfg      *Config
+	set      *gateway.VersionSet
+	catalogs []*catalog.Catalog
+	trust    *bundle.Trust
+	places   []place // in the order of the configuration's plugins
+	news     []news  // of plugins, to be kept when the set comes in force
+}
+
+// place is what a version set has for one plugin of the configuration.
+type place struct {
+	active  *fitted // nil: no version loads
+	why     string  // code of that
+	canary  *fitted // nil: none
+	share   float64 // of the devices
+	shadow  *fitted // nil: none
+	differs *comparison
+}
+
+// filter is what judges in the place.
+func (p *place) filter(c *wasm.PluginConfig) gateway.Filter {
+	if p.active == nil {
+		return absent{c.Name, encryptsOf(c), p.why}
+	}
+	return p.active
+}
+
+// holds lists the versions in the place.
+func (p *place) holds() []*fitted { return []*fitted{p.active, p.canary, p.shadow} }
+
 // buildSet puts catalogs, policy, plugins and keys of the configuration together.
-func buildSet(cfg *Config, in surroundings) (*gateway.VersionSet, error) {
+func buildSet(cfg *Config, in surroundings) (*built, error) {
 	catalogs, err := loadCatalogs(cfg)
 	if err != nil {
 		return nil, err
@@ -80,18 +118,103 @@ func buildSet(cfg *Config, in surroundings) (*gateway.VersionSet, error) {
 	if set.Custodian, err = newCustodian(cfg); err != nil {
 		return nil, err
 	}
-	plugins, err := loadPlugins(cfg, set, in)
-	if err != nil {
-		return nil, err
-	}
-	set.Close = func() {
-		for _, p := range plugins {
-			p.Close()
+	set.By, set.DeviceKey = in.by, in.deviceKey
+	b := &built{cfg: cfg, set: set, catalogs: catalogs}
+	if cfg.Trust != "" {
+		var report *config.Report
+		if b.trust, report = bundle.ReadTrust(cfg.Trust); b.trust == nil {
+			return nil, report.Err()
 		}
 	}
-	set.By = in.by
-	set.Describe = func(by string) []byte { return describe(cfg, set, catalogs, plugins, by) }
-	return set, nil
+	if in.choose == nil {
+		in.choose = in.fromFile
+	}
+	var places []place
+	for i := range cfg.Plugins {
+		p, err := in.choose(b, i)
+		if err != nil {
+			for _, p := range places {
+				closePlace(p)
+			}
+			return nil, fmt.Errorf("plugin %q: %w", cfg.Plugins[i].Name, err)
+		}
+		places = append(places, p)
+	}
+	b.equip(places)
+	return b, nil
+}
+
+// closePlace closes what no set has taken over.
+func closePlace(p place) {
+	for _, f := range p.holds() {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// equip attaches plugins to the set, which holds them until it is closed.
+func (b *built) equip(places []place) {
+	set := b.set
+	b.places, set.Filters, set.Shadows = places, nil, nil
+	for i := range places {
+		p, c := &places[i], &b.cfg.Plugins[i]
+		for _, f := range p.holds() {
+			f.hold()
+		}
+		attached := gateway.Attached{Filter: p.filter(c), Topics: c.Topics, OnError: gateway.Block}
+		if c.OnError == "hold" {
+			attached.OnError = gateway.Hold
+		}
+		if p.active != nil {
+			attached.OnError = p.active.OnError()
+		}
+		if p.canary != nil {
+			attached.Canary, attached.Share = p.canary, uint16(p.share*10000)
+		}
+		for u := range set.Uplinks {
+			if len(c.Uplinks) == 0 || slices.Contains(c.Uplinks, set.Uplinks[u].Name) {
+				attached.Uplinks |= 1 << u
+			}
+		}
+		set.Filters = append(set.Filters, attached)
+		if p.shadow != nil {
+			set.Shadows = append(set.Shadows, gateway.Shadow{Beside: i, Filter: p.shadow, Tell: p.differs.note})
+		}
+	}
+	set.Close = func() {
+		for i := range places {
+			for _, f := range places[i].holds() {
+				f.release()
+			}
+		}
+	}
+	set.Describe = func(by string) []byte { return b.describe(by) }
+}
+
+// with makes the set with other plugins in one place. Catalogs, policy and redactor are those of b, and so are the other
+// plugins: nothing is loaded again.
+func (b *built) with(i int, p place, number uint64, by string) *built {
+	set := *b.set
+	set.Number, set.By = number, by
+	next := &built{cfg: b.cfg, set: &set, catalogs: b.catalogs, trust: b.trust}
+	places := slices.Clone(b.places)
+	places[i] = p
+	next.equip(places)
+	return next
+}
+
+// fromFile loads what the configuration names: explain and lint know no other version.
+func (in *surroundings) fromFile(b *built, i int) (place, error) {
+	of, err := offerOf(&b.cfg.Plugins[i], b.trust)
+	if err != nil {
+		return place{}, err
+	}
+	f, err := in.fit(&b.cfg.Plugins[i], of, b.set.Classifier.Categories(), false)
+	if err != nil {
+		return place{}, err
+	}
+	return place{active: f}, nil
 }
 
 func closeSet(set *gateway.VersionSet) {
@@ -146,7 +269,7 @@ func newRedactor(cfg *Config, set *gateway.VersionSet, in surroundings) (gateway
 	epochs, err := seal.NewEpochs(seal.Options{Recipients: recipients, Announce: func(a seal.Announcement) error {
 		var to gateway.UplinkSet
 		for u := range set.Uplinks {
-			if slices.Contains(encryptsTo(set, u), a.Recipient) {
+			if slices.Contains(encryptsTo(cfg, set, u), a.Recipient) {
 				to |= 1 << set.Uplinks[u].Number
 			}
 		}
@@ -163,12 +286,13 @@ func newRedactor(cfg *Config, set *gateway.VersionSet, in surroundings) (gateway
 	return redact.New(redact.Options{TokenKeys: domains, Epochs: epochs})
 }
 
-// encryptsTo lists the recipients that policy or plugins may encrypt to on an uplink.
-func encryptsTo(set *gateway.VersionSet, u int) []string {
+// encryptsTo lists the recipients that policy or plugins may encrypt to on an uplink. What plugins may do is the
+// configuration's word, whichever version is in force.
+func encryptsTo(cfg *Config, set *gateway.VersionSet, u int) []string {
 	to := set.Policy.Encrypts(u)
-	for _, a := range set.Filters {
-		if p, ok := a.Filter.(interface{ Encrypts() []string }); ok && a.Uplinks.Has(u) {
-			to = append(to, p.Encrypts()...)
+	for i := range cfg.Plugins {
+		if c := &cfg.Plugins[i]; len(c.Uplinks) == 0 || slices.Contains(c.Uplinks, set.Uplinks[u].Name) {
+			to = append(to, encryptsOf(c)...)
 		}
 	}
 	return to
@@ -212,36 +336,10 @@ func newCustodian(cfg *Config) (func(*gateway.Message) ([]byte, error), error) {
 	}, nil
 }
 
-// loadPlugins loads the plugins and attaches them to the set.
-func loadPlugins(cfg *Config, set *gateway.VersionSet, in surroundings) (plugins []*wasm.Plugin, err error) {
-	defer func() {
-		if err != nil {
-			for _, p := range plugins {
-				p.Close()
-			}
-		}
-	}()
-	for i := range cfg.Plugins {
-		c := &cfg.Plugins[i]
-		p, err := loadPlugin(c, set, in)
-		if err != nil {
-			return plugins, fmt.Errorf("plugin %q: %w", c.Name, err)
-		}
-		plugins = append(plugins, p)
-		attached := gateway.Attached{Filter: timed{p, in.observe(c.Name), encryptsOf(c)}, Topics: c.Topics, OnError: p.OnError()}
-		for u := range set.Uplinks {
-			if len(c.Uplinks) == 0 || slices.Contains(c.Uplinks, set.Uplinks[u].Name) {
-				attached.Uplinks |= 1 << u
-			}
-		}
-		set.Filters = append(set.Filters, attached)
-	}
-	return plugins, nil
-}
-
 // describe is the detail of the change record: the tables that decision records refer to, and the digests of everything
 // in force.
-func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog, plugins []*wasm.Plugin, by string) []byte {
+func (b *built) describe(by string) []byte {
+	cfg, set, catalogs := b.cfg, b.set, b.catalogs
 	type named struct {
 		Name    string `json:"name"`
 		Number  int    `json:"number"`
@@ -249,30 +347,42 @@ func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog,
 		Digest  string `json:"digest,omitempty"`
 	}
 	d := struct {
-		Change       string   `json:"change"`
-		By           string   `json:"by"`
-		Gateway      string   `json:"gateway"`
-		Responsible  any      `json:"responsible"`
-		Categories   []string `json:"categories"`
-		Catalogs     []named  `json:"catalogs"`
-		Plugins      []named  `json:"plugins"`
-		Sources      []named  `json:"sources"`
-		Uplinks      []any    `json:"uplinks"`
-		Policy       string   `json:"policy_digest"`
-		UnknownField string   `json:"unknown_field"`
-		Roles        string   `json:"roles_digest,omitempty"`
-		Insecure     []string `json:"insecure"`
+		Change       string    `json:"change"`
+		By           string    `json:"by"`
+		Gateway      string    `json:"gateway"`
+		Responsible  any       `json:"responsible"`
+		Categories   []string  `json:"categories"`
+		Catalogs     []named   `json:"catalogs"`
+		Plugins      []vouched `json:"plugins"`
+		Shadows      []vouched `json:"shadows,omitempty"`
+		Sources      []named   `json:"sources"`
+		Uplinks      []any     `json:"uplinks"`
+		Policy       string    `json:"policy_digest"`
+		UnknownField string    `json:"unknown_field"`
+		Roles        string    `json:"roles_digest,omitempty"`
+		Insecure     []string  `json:"insecure"`
 	}{Change: "version set", By: by, Gateway: cfg.Gateway, Responsible: cfg.Responsible, UnknownField: cfg.UnknownField,
-		Plugins: []named{}, Insecure: insecureSources(cfg), Roles: cfg.roles.Digest()}
+		Plugins: []vouched{}, Insecure: insecureSources(cfg), Roles: cfg.roles.Digest()}
 	for _, c := range set.Classifier.Categories() {
 		d.Categories = append(d.Categories, c.ID)
 	}
 	for i, c := range catalogs {
 		d.Catalogs = append(d.Catalogs, named{c.Name, i, strconv.Itoa(c.Version), c.Digest()})
 	}
-	for i, p := range plugins {
-		d.Plugins = append(d.Plugins, named{p.Name(), i, p.Version(), p.Digest()})
+	var canaries []vouched
+	for i := range b.places {
+		p, name := &b.places[i], cfg.Plugins[i].Name
+		d.Plugins = append(d.Plugins, vouchedFor(name, i, p.active, p.why))
+		if p.canary != nil {
+			v := vouchedFor(name, set.CanaryNumber(i), p.canary, "")
+			v.Share = p.share
+			canaries = append(canaries, v)
+		}
+		if p.shadow != nil {
+			d.Shadows = append(d.Shadows, vouchedFor(name, i, p.shadow, ""))
+		}
 	}
+	d.Plugins = append(d.Plugins, canaries...)
 	for _, s := range cfg.Sources {
 		d.Sources = append(d.Sources, named{Name: s.Name, Number: int(set.Sources[s.Name])})
 	}
@@ -293,11 +403,32 @@ func describe(cfg *Config, set *gateway.VersionSet, catalogs []*catalog.Catalog,
 	}
 	sum := sha256.Sum256(rows)
 	d.Policy = hex.EncodeToString(sum[:])
-	b, err := json.Marshal(d)
+	text, err := json.Marshal(d)
 	if err != nil {
 		panic("sluice: change record cannot be written as JSON: " + err.Error())
 	}
-	return b
+	return text
+}
+
+// vouched is one version of a plugin in a change record.
+type vouched struct {
+	Name    string   `json:"name"`
+	Number  int      `json:"number"` // in decision records; of a shadow: that of the plugin beside which it judges
+	Version string   `json:"version,omitempty"`
+	Digest  string   `json:"digest,omitempty"`
+	Serial  uint64   `json:"serial,omitempty"`
+	Key     string   `json:"key,omitempty"` // id of the key that signed it; none: it is the program's own
+	Grants  []string `json:"grants,omitempty"`
+	Config  string   `json:"config_digest,omitempty"`
+	Share   float64  `json:"share,omitempty"`  // of a canary
+	Absent  string   `json:"absent,omitempty"` // code of why no version loads
+}
+
+func vouchedFor(name string, number int, f *fitted, why string) vouched {
+	if f == nil {
+		return vouched{Name: name, Number: number, Absent: why}
+	}
+	return vouched{name, number, f.Version(), f.of.Digest, f.of.Serial, f.of.Key, f.Grants(), f.ConfigDigest(), 0, ""}
 }
 
 // insecureSources lists the sources that take in plain or anonymous traffic from elsewhere than this machine.
@@ -329,13 +460,17 @@ func throwAway(log *slog.Logger) surroundings {
 		},
 		control: func([]byte, gateway.UplinkSet, string, []byte) {},
 		observe: func(string) func(time.Duration) { return func(time.Duration) {} },
-		log:     log,
+		log:     log, pseudonym: newPseudonym(),
 	}
 }
 
 // dryVersionSet is the version set of a configuration with throw-away keys: what explain decides by.
 func dryVersionSet(cfg *Config) (*gateway.VersionSet, error) {
-	return buildSet(cfg, throwAway(slog.New(slog.DiscardHandler)))
+	b, err := buildSet(cfg, throwAway(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil, err
+	}
+	return b.set, nil
 }
 
 // atRestKeys reads the keys that journal bodies are sealed under, the current one first.

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -194,17 +194,28 @@ func (c *Config) tryPlugins(r *config.Report) {
 	if err != nil {
 		return // reported
 	}
-	for i, p := range c.Plugins {
+	dry := &built{cfg: c, set: &gateway.VersionSet{Classifier: classifier}}
+	if c.Trust != "" {
+		dry.trust, _ = bundle.ReadTrust(c.Trust) // its problems are reported
+	}
+	in := throwAway(slog.New(slog.DiscardHandler))
+	for i := range c.Plugins {
 		at := config.Index("plugins", i)
-		loaded, err := wasm.Open(context.Background(), p, wasm.Env{Builtin: shippedPlugins, Pinned: pinnedPlugins, Compiler: newCompiler(""), Categories: classifier.Categories(), Instances: 1})
+		loaded, err := in.fromFile(dry, i)
 		if err == nil {
-			loaded.Close()
+			closePlace(loaded)
 			continue
 		}
+		var refusal *bundle.Refusal
 		hint := "correct what the plugin reads: config, config_file, grants and edits"
 		switch {
-		case errors.Is(err, wasm.ErrNotPinned):
-			at, hint = at+".file", "file: "+wasm.BuiltinScheme+"geofence"
+		case errors.As(err, &refusal):
+			at, hint = at+".file", refusal.Hint()
+			if c.Trust == "" {
+				hint = "trust: trust.yaml, with the key that signs it; or file: " + wasm.BuiltinScheme + "geofence"
+			}
+		case refusalCode(err) == "other_name":
+			at, hint = at+".name", "name the plugin as its manifest does"
 		case r.Has(at + ".config"):
 			at += ".config"
 		case r.Has(at + ".config_file"):

@@ -66,14 +66,14 @@ func send(ctx context.Context, cfg *Config, method, path string, body []byte, in
 		return fmt.Errorf("ask the gateway: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		var e struct{ Error string }
+		var e struct{ Error, Hint string }
 		if json.Unmarshal(answer, &e) != nil || e.Error == "" {
 			e.Error = resp.Status
 		}
 		if resp.StatusCode == http.StatusForbidden {
 			return fmt.Errorf("%w: %s", errNoRole, e.Error)
 		}
-		return fmt.Errorf("ask the gateway: %s", e.Error)
+		return hinted{fmt.Errorf("ask the gateway: %s", e.Error), e.Hint}
 	}
 	return json.Unmarshal(answer, into)
 }

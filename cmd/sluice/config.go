@@ -24,7 +24,7 @@ type Config struct {
 	Catalogs     []string               `yaml:"catalogs" required:"true" doc:"vehicle, industrial, or files of your own"`
 	UnknownField string                 `yaml:"unknown_field" default:"remove" enum:"remove,block" doc:"what happens to a field that no catalog knows"`
 	Plugins      []wasm.PluginConfig    `yaml:"plugins" doc:"filters that judge messages beside the policy"`
-	Trust        string                 `yaml:"trust" doc:"file with the keys that may sign plugins; lint reads it, signed plugins do not load in this version"`
+	Trust        string                 `yaml:"trust" doc:"file with the keys that may sign plugins"`
 	Policy       []gateway.RowConfig    `yaml:"policy" required:"true" doc:"ordered decision table; the first matching row decides, per finding and uplink"`
 	TokenDomains map[string]TokenDomain `yaml:"token_domains" doc:"pseudonym spaces: equal values have equal tokens inside one domain only"`
 	Keys         Keys                   `yaml:"keys" doc:"public keys of others"`

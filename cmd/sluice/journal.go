@@ -457,6 +457,9 @@ func (a *assembly) queries() map[string]func(context.Context, *http.Request) (an
 		"journal/ls":   func(_ context.Context, r *http.Request) (any, error) { return a.journal.List(limited(r)) },
 		"journal/dead": func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListDead(limited(r)) },
 		"link":         func(context.Context, *http.Request) (any, error) { return linkAnswer{a.links.Name()}, nil },
+		"plugins": func(context.Context, *http.Request) (any, error) {
+			return map[string]any{"plugins": a.plugins(false)}, nil
+		},
 		"hold/ls":      func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
 		"audit/verify": func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
 	}

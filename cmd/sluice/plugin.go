@@ -16,11 +16,11 @@ import (
 )
 
 func pluginVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("plugin", "--help", []verb{
+	return subverb("plugin", "--help", append([]verb{
 		{"pack", "put a manifest into a module: --manifest FILE FILE.wasm", pluginPack},
 		{"sign", "sign a module: --key FILE FILE.wasm", pluginSign},
 		{"verify", "check a module's signature: --trust FILE FILE.wasm", pluginVerify},
-	}, args, stdin, stdout, stderr)
+	}, fleetVerbs...), args, stdin, stdout, stderr)
 }
 
 // pluginSign writes the signature file beside a module. The module is signed as it is: nothing of it is read.

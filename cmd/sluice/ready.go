@@ -19,6 +19,18 @@ func (a *assembly) ready() []console.Condition {
 		books.OK, books.Detail = false, *text
 	}
 	list = append(list, books)
+	for _, p := range a.plugins(false) {
+		c := console.Condition{Name: "plugin " + p.Name, OK: p.Absent == "" && !p.Struck}
+		switch {
+		case p.Absent != "":
+			c.Detail = "no version loads (" + p.Absent + "): messages on its topics take on_error"
+		case p.Struck:
+			c.Detail = "lost three instances within a minute: messages on its topics take on_error"
+		case p.Pending != nil:
+			c.Detail = "on probation until " + untilText(p.Pending.Pending) + ", then rolled back unless it is confirmed"
+		}
+		list = append(list, c)
+	}
 	for _, f := range a.forwarders {
 		if why := f.Hindered(); why != "" { // the journal keeps what waits: the gateway does its job
 			list = append(list, console.Condition{Name: "uplink " + f.Name(), OK: true, Detail: why})

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -167,7 +168,7 @@ func retry(ctx context.Context, j *journal.Journal, q *retryRequest, by string) 
 
 // changes are what a caller with a role may have a running gateway do.
 func (a *assembly) changes() map[string]console.Change {
-	return map[string]console.Change{
+	list := map[string]console.Change{
 		"POST journal/retry": {Role: console.Operator, Do: func(ctx context.Context, r *http.Request, by console.Caller) (any, error) {
 			var q retryRequest
 			if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
@@ -191,4 +192,6 @@ func (a *assembly) changes() map[string]console.Change {
 			return q, nil
 		}},
 	}
+	maps.Copy(list, a.pluginChanges())
+	return list
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 	"github.com/sluice-edge/sluice/crypto/keyring"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/console"
+	"github.com/sluice-edge/sluice/gateway/fleet"
 	"github.com/sluice-edge/sluice/gateway/journal"
 	"github.com/sluice-edge/sluice/gateway/ship"
 	"github.com/sluice-edge/sluice/protocols/mqtt"
@@ -56,9 +58,17 @@ type assembly struct {
 	stopServing context.CancelFunc
 	others      sync.WaitGroup // what serves: forwarders, console, watchers
 
-	reloading sync.Mutex             // serialises reload
-	linking   sync.Mutex             // serialises setLink
-	broken    atomic.Pointer[string] // how the books do not balance; nil: they do
+	reloading   sync.Mutex             // serialises reload and changes of plugins; guards trial and closing
+	trial       *trying                // waits for its confirmation; nil: nothing does
+	closing     bool                   // nothing changes any more
+	shown       atomic.Pointer[trying] // is trial, for those who only look
+	now         atomic.Pointer[built]  // in force
+	fleet       *fleet.Store
+	fleetEvents []fleet.Event // since the last start, until they are on the record
+	pseudonym   func(source, client string) string
+	deviceKey   [32]byte
+	linking     sync.Mutex             // serialises setLink
+	broken      atomic.Pointer[string] // how the books do not balance; nil: they do
 }
 
 // parts are what a gateway can be made of other than the configuration says: filter puts lines in the place of devices
@@ -193,6 +203,8 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 		with.source = newSource
 	}
 	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState(), uplinks: map[string]int{}}
+	a.pseudonym = newPseudonym()
+	rand.Read(a.deviceKey[:])
 	a.serving, a.stopServing = context.WithCancel(context.Background())
 	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
 		return nil, err
@@ -214,12 +226,22 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	if err := a.forward(with.uplink); err != nil {
 		return nil, err
 	}
-	set, err := buildSet(cfg, a.surroundings(cfg, "start"))
+	if err := a.openFleet(); err != nil {
+		return nil, err
+	}
+	in := a.surroundings(cfg, "start")
+	in.choose = a.chooser(&in, true)
+	b, err := buildSet(cfg, in)
 	if err != nil {
 		return nil, err
 	}
-	a.gateway.Swap(set)
-	a.note(cfg, set)
+	if err := a.keepNews(b.news); err != nil { // it runs all the same: a box whose disk is full has to
+		log.Error("keep which plugins are in force", "err", err)
+	}
+	a.put(b, nil, nil)
+	a.note(b)
+	a.tellEvents(a.fleetEvents)
+	a.tellNews(b.news)
 	for _, id := range created {
 		a.event(map[string]string{"event": "key created", "id": id})
 		log.Info("key created", "id", id)
@@ -329,26 +351,14 @@ func (a *assembly) surroundings(cfg *Config, by string) surroundings {
 			return func(d time.Duration) { o.Observe(d.Seconds()) }
 		},
 		set: a.journal.Size() + 1, // rises with every change record
-		by:  by, log: a.log, compiled: filepath.Join(cfg.DataDir, "plugins", "cache"),
+		by:  by, log: a.log, pseudonym: a.pseudonym, deviceKey: a.deviceKey, strike: a.onStrike, compiled: filepath.Join(cfg.DataDir, "plugins", "cache"),
 	}
 }
 
-// note shows in the metrics what is in force.
-func (a *assembly) note(cfg *Config, set *gateway.VersionSet) {
-	catalogs, err := loadCatalogs(cfg)
-	for _, c := range catalogs {
+// note shows in the metrics which catalogs are in force.
+func (a *assembly) note(b *built) {
+	for _, c := range b.catalogs {
 		a.metrics.Catalog(c.Name, strconv.Itoa(c.Version))
-	}
-	if err != nil {
-		a.log.Error("read catalogs for metrics", "err", err)
-	}
-	for _, f := range set.Filters {
-		if p, ok := f.Filter.(interface {
-			Version() string
-			Digest() string
-		}); ok {
-			a.metrics.Plugin(f.Filter.Name(), p.Version(), p.Digest())
-		}
 	}
 }
 
@@ -366,6 +376,9 @@ func (a *assembly) reload(by string) (err error) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	defer func() { a.metrics.Reloaded(err == nil) }()
+	if err := a.busy(); err != nil {
+		return err
+	}
 	cfg, report := loadConfig(a.cfg.file, time.Now())
 	if err := report.Err(); err != nil {
 		return err
@@ -377,28 +390,35 @@ func (a *assembly) reload(by string) (err error) {
 	if err != nil {
 		return err
 	}
-	set, err := buildSet(cfg, a.surroundings(cfg, by))
+	in := a.surroundings(cfg, by)
+	in.choose = a.chooser(&in, false)
+	b, err := buildSet(cfg, in)
 	if err != nil {
 		return err
 	}
 	for _, s := range a.sources { // what can still fail comes before the swap
 		if err := s.Reload(); err != nil {
-			closeSet(set)
+			closeSet(b.set)
 			return fmt.Errorf("reload source %q: %w", s.name, err)
 		}
 	}
 	if err := a.console.Renew(cfg.roles); err != nil {
-		closeSet(set)
+		closeSet(b.set)
 		return err
 	}
 	a.checkWay(cfg)
-	a.gateway.Swap(set)
-	a.note(cfg, set)
+	if err := a.keepNews(b.news); err != nil {
+		closeSet(b.set)
+		return err
+	}
+	a.put(b, nil, nil)
+	a.note(b)
+	a.tellNews(b.news)
 	for _, id := range created {
 		a.event(map[string]string{"event": "key created", "id": id})
 	}
 	a.noteCertificates()
-	a.log.Info("configuration reloaded", "set", set.Number)
+	a.log.Info("configuration reloaded", "set", b.set.Number)
 	return nil
 }
 
@@ -456,6 +476,7 @@ func (a *assembly) Run(ctx context.Context) error {
 	if a.shipper != nil {
 		a.others.Go(func() { a.shipper.Run(a.serving) })
 	}
+	a.others.Go(func() { a.watchFiles(a.serving) })
 	a.others.Go(func() {
 		if err := a.console.Run(a.serving); err != nil {
 			errs <- err
@@ -479,6 +500,7 @@ func (a *assembly) Run(ctx context.Context) error {
 
 // close ends what serves and gives the journal back. The sources are done.
 func (a *assembly) close() error {
+	a.stopTrial()
 	a.gateway.Close()
 	a.stopServing()
 	a.others.Wait()
@@ -499,7 +521,7 @@ func (a *assembly) openConsole() error {
 		panic("sluice: a role file that nobody read would leave root and the gateway's user their roles")
 	}
 	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Change: a.changes(), Log: a.log,
-		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records},
+		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records, "plugins/shadow": a.shadowOf},
 		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(by.Name) },
 		Roles:   a.cfg.roles, Refused: a.refused})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
