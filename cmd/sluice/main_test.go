@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,5 +30,16 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GEOFENCE", module) // a module to sign
 			return nil
 		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"anyport": anyPort},
 	})
+}
+
+// anyPort lets the gateways of a file that init wrote listen for admin on any port: scripts run side by side.
+func anyPort(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	changed := strings.Replace(text, "127.0.0.1:9600", "127.0.0.1:0", 1)
+	if changed == text {
+		ts.Fatalf("%s listens on another port", args[0])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(changed), 0o600))
 }
