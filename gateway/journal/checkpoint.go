@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"go.etcd.io/bbolt"
 )
 
 // Checkpoint is a signed statement of the tree's size and root.
@@ -54,22 +56,17 @@ func (j *Journal) putCheckpoint(size uint64, text []byte) error {
 	if j.write == nil {
 		return nil
 	}
-	err := guard(func() error {
-		tx, err := j.write.db.Begin(true)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
+	err := j.write.db.write(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(entries)
 		b.FillPercent = 1
 		if err := b.Put(binary.BigEndian.AppendUint64(nil, size), text); err != nil {
 			return err
 		}
-		if err := putTree(tx, &j.led.tree, text); err != nil {
-			return err
-		}
-		return j.opt.commit(tx)
-	})
+		return putTree(tx, &j.led.tree, text)
+	}, j.opt.commit)
+	if isDamage(err) {
+		j.suspect()
+	}
 	if err != nil {
 		j.retire() // a file that failed once is not written to again
 	}

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/bits"
@@ -311,12 +310,7 @@ func (j *Journal) commit(group []*batch, size int) error {
 	tree := j.led.tree.clone() // only the committer changes it
 	var written int64
 	roots := j.freshRoots[:0]
-	err := guard(func() error {
-		tx, err := j.write.db.Begin(true)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
+	err := j.write.db.write(func(tx *bbolt.Tx) (err error) {
 		b := tx.Bucket(entries)
 		b.FillPercent = 1
 		if err := j.putFirstCheckpoint(b); err != nil {
@@ -333,7 +327,9 @@ func (j *Journal) commit(group []*batch, size int) error {
 				return err
 			}
 		}
-		err = j.opt.commit(tx)
+		return nil
+	}, func(tx *bbolt.Tx) error {
+		err := j.opt.commit(tx)
 		stats := tx.Stats()
 		written = stats.GetPageAlloc() + int64(j.pageSize) // and the meta page
 		return err
@@ -500,9 +496,8 @@ func (j *Journal) commitFailed(group []*batch, err error) {
 	if !j.failing.Swap(true) {
 		j.opt.Log.Error("journal cannot write", slog.Any("err", err), slog.String("reason", string(troubleOf(err))))
 	}
-	var d *damaged
-	if errors.As(err, &d) && j.write != nil {
-		j.files.leak(j.write)
+	if isDamage(err) {
+		j.suspect()
 	}
 	j.retire()
 	if j.spendReserve() {

@@ -167,22 +167,20 @@ func (j *Journal) unpark() error {
 	if err != nil || len(gone) == 0 {
 		return err
 	}
-	err = guard(func() error {
-		return j.parked.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(entries)
-			for _, k := range gone {
+	err = j.parked.update(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(entries)
+		for _, k := range gone {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
+			if owners[binary.BigEndian.Uint64(k)] == 0 {
+				k[8] = recordByte
 				if err := b.Delete(k); err != nil {
 					return err
 				}
-				if owners[binary.BigEndian.Uint64(k)] == 0 {
-					k[8] = recordByte
-					if err := b.Delete(k); err != nil {
-						return err
-					}
-				}
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	if err == nil {
 		j.bodyBytes.Add(-bytes)

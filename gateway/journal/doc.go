@@ -82,8 +82,11 @@
 // # State
 //
 // state.bolt has the buckets "source" and "uplink" (number(4) → name), "roots" (n(8) → root of the complete subtree n of
-// level 8), "ranges" (first(8) ‖ next(8) → root of the records that are or were an archive ‖ SHA-256 of key and root), "snapshot" (newest → JSON: tree, totals, tally, dead messages, segments and checkpoint as of record next; sum
-// → SHA-256 of that and of all keys and values of "states"; signed → size and tree, as in a segment, stored before it is signed),
+// level 8 ‖ the first 8 bytes of the SHA-256 of key and root, which earlier builds left out), "ranges" (first(8) ‖ next(8) →
+// root of the records that are or were an archive ‖ SHA-256 of key and root), "snapshot" (newest → JSON: tree, totals, tally,
+// dead messages, segments and checkpoint as of record next; sum → SHA-256 of that and of all keys and values of "states"; names
+// → SHA-256 of all names, each as kind ‖ 0 ‖ number ‖ name ‖ 0, sources first; signed → size and tree, as in a segment, stored
+// before it is signed),
 // "states" (chunk(8) ‖ uplink(1) → the states of 65,536 seqs as runs of length uvarint ‖ state) and "trimmed" (newest → a
 // copy of the file trimmed; clock → JSON: for how long the clock has been steady). A name is durable before a record uses
 // its number, and has an event record too. All of it follows from the records, except what is trimmed, and is written at the
@@ -183,6 +186,11 @@
 // that are there, the rest of it is dropped. It ends all states; the events behind it give those that matter, as the bucket
 // "states" has them, the messages that are dead, and all that were held and whose hold is lost ("held"). Settlements in front
 // of it, and behind lost records, may count other messages than those that the records here know of.
+//
+// While the journal is open, a file of bbolt's that could not be written because a page of it is damaged, or whose newest meta
+// page is not valid any more, is not written to again: messages go into another segment. Without state.bolt no checkpoint is
+// signed and no segment becomes an archive until the next Open, which makes it again. What a damaged page hides of a segment
+// waits until then as well: it is in no settlement. What was parked is looked up before its segment goes.
 //
 // While the journal is open, a body that waits and does not open is settled as dropped, with an expiry record of its own, and
 // its bytes go to damaged/body-<seq>-<variant>.<UTC time>; the next Open reads everything. A dead message whose body is lost

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ type Feed struct {
 	mu       sync.Mutex // guards what follows; taken before Journal.mu
 	hand     map[uint64]*waiting
 	inHand   [lanes]uint64
+	missed   [lanes]uint64 // wait and were not found: a page of their segment is damaged
 	ordered  [lanes]track
 	live     [lanes]track
 	boundary uint64             // newest seq when the link was opened
@@ -167,7 +169,7 @@ func (f *Feed) next(most, maxBytes int, out []*gateway.Outbound) ([]*gateway.Out
 func (f *Feed) more(lane int) bool {
 	f.j.mu.Lock()
 	defer f.j.mu.Unlock()
-	return f.j.waiting[f.uplink][lane].Count > f.inHand[lane]
+	return f.j.waiting[f.uplink][lane].Count > f.inHand[lane]+f.missed[lane]
 }
 
 // readLane reads from one lane: from its backlog, or in its turn from what is live.
@@ -196,9 +198,16 @@ func (f *Feed) readLane(r *reader, lane int) error {
 	r.track, r.live = &f.ordered[lane], false
 	before := len(r.out)
 	err := r.run()
-	if err == nil && len(r.out) == before && f.ordered[lane].at > 0 { // something below was let wait again
-		f.ordered[lane] = track{}
-		err = r.run()
+	if err == nil && len(r.out) == before { // something below was let wait again
+		f.j.mu.Lock()
+		left := f.j.waiting[f.uplink][lane].Count - f.inHand[lane]
+		f.j.mu.Unlock()
+		f.ordered[lane], r.gaps = track{}, 0
+		if err = r.run(); err == nil && len(r.out) == before && r.gaps > 0 {
+			f.missed[lane] = left // until the next Open, which reads everything
+			f.j.suspect()
+			f.j.opt.Log.Error("journal does not find messages that wait: a page is damaged", slog.String("uplink", f.j.names.name(kindUplink, f.uplink)), slog.Uint64("messages", left))
+		}
 	}
 	return err
 }
@@ -212,6 +221,28 @@ type reader struct {
 	left, bytes int
 	out         []*gateway.Outbound
 	slab        []gateway.Outbound
+	seen        uint64 // newest seq of which a body was met that waits for the uplink, in any lane
+	gaps        int    // times that something that waits was not met
+}
+
+// met notes that a body of entry seq was met. A damaged page of bbolt's can hide others in front of it, so that nothing says
+// how they wait: then what is handed out next does not follow what was handed out last.
+func (r *reader) met(seq uint64) {
+	if r.f.j.waitsBetween(r.f.uplink, r.seen, seq) {
+		r.gaps++
+		r.track.last = 0
+	}
+	r.seen = seq
+}
+
+// waitsBetween reports whether an entry behind one seq and in front of another waits for the uplink.
+func (j *Journal) waitsBetween(uplink int, after, seq uint64) bool {
+	if seq <= after+1 {
+		return false
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.led.states.waitsBetween(uplink, after+1, seq)
 }
 
 // slabLen is how many messages share one allocation.
@@ -225,11 +256,14 @@ func (r *reader) run() error {
 			return nil
 		}
 		var key [entryKeyLen]byte
-		err := r.f.j.files.scan(s, entryKey(&key, max(r.track.at+1, s.First), 1), next, r.visit)
+		from := max(r.track.at+1, s.First)
+		r.seen = from - 1
+		err := r.f.j.files.scan(s, entryKey(&key, from, 1), next, r.visit)
 		if err != nil && !errors.Is(err, errGone) {
 			return err
 		}
 		if err == nil && r.left > 0 {
+			r.met(next)
 			r.track.at = max(r.track.at, next-1)
 		}
 	}
@@ -269,7 +303,10 @@ func (r *reader) visit(seq uint64, key, value []byte) error {
 		}
 		return &ErrCorrupt{seq, int(variant)}
 	}
-	if h.hold() || !h.own.Has(f.uplink) || h.lane() != r.lane || !f.j.waits(f.uplink, seq) {
+	if h.hold() || !h.own.Has(f.uplink) || !f.j.waits(f.uplink, seq) {
+		return nil
+	}
+	if r.met(seq); h.lane() != r.lane {
 		return nil
 	}
 	if f.hand[seq] != nil || r.live && h.retain() { // a retained message is the last word on its topic: it stays in order

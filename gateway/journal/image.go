@@ -101,6 +101,19 @@ func newImage(b []byte) *image {
 // maxFreeCheck bounds the files whose list of free pages is looked at.
 const maxFreeCheck = 64 << 20
 
+// treeFits returns an error of damage for a file in which a page leads to one that is above it or is not there: bbolt goes
+// round and round, and takes memory for every step. Segments are not looked at: they are large, and read at every start.
+func treeFits(path string) error {
+	if st, err := os.Stat(path); err != nil || st.Size() == 0 || st.Size() > maxFreeCheck {
+		return nil // made anew, or bbolt's to say
+	}
+	m, err := readImage(path)
+	if err == nil && m.twice {
+		err = &damaged{"its pages do not make a tree"}
+	}
+	return err
+}
+
 // freeListFits returns an error of damage for a file that is going to be written to and whose list of free pages names
 // one that is in use or does not exist: bbolt believes it, and would write there.
 func freeListFits(path string) error {

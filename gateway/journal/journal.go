@@ -173,7 +173,7 @@ type Journal struct {
 	counter  atomic.Uint64
 	names    *names
 	state    stateDB
-	parked   *bbolt.DB
+	parked   *boltFile
 	files    handles
 	slots    [gateway.MaxUplinks]chan struct{}
 

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,9 +55,10 @@ type repair struct {
 	tree   compact
 	block  compact // the tree at the last multiple of 256
 	lost   losses
-	parked *readable // of a damaged parked.bolt
-	base   *base     // where the records here begin; nil: at 0
-	spoilt bool      // the file that says so is damaged, and its copy is not
+	parked *readable                    // of a damaged parked.bolt
+	holds  map[uint64]gateway.UplinkSet // what archives say is held: it has to be parked
+	base   *base                        // where the records here begin; nil: at 0
+	spoilt bool                         // the file that says so is damaged, and its copy is not
 	needed *needed
 
 	gone, goneFirst, goneLast uint64 // records that are newly lost, and no damaged file is there that they were in
@@ -102,7 +105,7 @@ func makeWhole(o Options, keys *keyring) error {
 
 // examine reads a whole journal, decides what becomes of what is damaged, and changes nothing. Whoever asks releases r.j.
 func examine(o Options, keys *keyring) (_ *repair, err error) {
-	r := &repair{opt: o, known: make(map[uint64]compact)}
+	r := &repair{opt: o, known: make(map[uint64]compact), holds: make(map[uint64]gateway.UplinkSet)}
 	r.plan.Roots = make(map[uint64]tlog.Hash)
 	if r.j, err = newJournal(o, true); err != nil {
 		return nil, err
@@ -263,7 +266,7 @@ func (r *repair) verify(p *piece) error {
 	if p.archive != nil {
 		m, err := readArchiveMeta(p.archive.path, r.j.keys)
 		if err == nil {
-			err = r.j.verifyArchive(&m, r.needed.note)
+			err = r.j.verifyArchive(&m, r.noteArchived)
 		}
 		if err = r.realDamage(err, p); err == nil {
 			p.archive, p.segment, p.next = &m, nil, m.Next
@@ -277,6 +280,11 @@ func (r *repair) verify(p *piece) error {
 		whole, err := r.verifySegment(p)
 		if err != nil {
 			return err
+		}
+		for seq := range r.holds { // its bodies stand in it
+			if p.first <= seq && seq < p.limit {
+				delete(r.holds, seq)
+			}
 		}
 		if whole {
 			if p.archive != nil {
@@ -299,7 +307,10 @@ func (r *repair) takeApart(p *piece) error {
 	var rec gateway.Record
 	for i := range all.entries {
 		e := &all.entries[i]
-		if gateway.DecodeRecord(e.record[hashSize:], &rec) == nil {
+		switch err := gateway.DecodeRecord(e.record[hashSize:], &rec); {
+		case err == nil && p.segment == nil:
+			r.noteArchived(e.seq, &rec)
+		case err == nil:
 			r.needed.note(e.seq, &rec)
 		}
 		p.leaves = append(p.leaves, leafAt{e.seq, [hashSize]byte(e.record)})
@@ -312,6 +323,18 @@ func (r *repair) takeApart(p *piece) error {
 		r.signed = max(r.signed, c.Size)
 	}
 	return nil
+}
+
+// noteArchived follows a record of an archive.
+func (r *repair) noteArchived(seq uint64, rec *gateway.Record) {
+	r.needed.note(seq, rec)
+	if rec.Kind != gateway.DecisionRecord {
+		return
+	}
+	d := decisionOf(rec)
+	if holds := d.holds &^ r.j.lost.body(seq).Holds; holds != 0 {
+		r.holds[seq] = holds
+	}
 }
 
 // realDamage turns the error of a key that is not given into one of damage, when the archive opens under another key.
@@ -403,6 +426,10 @@ func (r *repair) salvage(p *piece) (*readable, error) {
 func (r *repair) readParked() error {
 	path := filepath.Join(r.opt.Dir, parkedFile)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if len(r.holds) > 0 {
+			r.parked = new(readable)
+			r.plan.Files = append(r.plan.Files, SetAside{File: parkedFile})
+		}
 		return nil
 	}
 	spoilt, err := spoiltMeta(path)
@@ -410,9 +437,11 @@ func (r *repair) readParked() error {
 		err = &damaged{"a meta page is not valid"}
 	}
 	if err == nil {
-		var db *bbolt.DB
+		var db *boltFile
 		if db, err = openBolt(path, bbolt.Options{ReadOnly: true, PreLoadFreelist: true}, r.opt.openFile); err == nil {
-			err = r.j.verifyParked(db)
+			if err = r.j.verifyParked(db); err == nil {
+				err = r.allParked(db)
+			}
 			closeBolt(db)
 		}
 	}
@@ -426,6 +455,25 @@ func (r *repair) readParked() error {
 	r.parked = m.salvageSpread(r.j.keys)
 	r.setAside(parkedFile, SetAside{File: parkedFile, Records: uint64(len(r.parked.entries))})
 	return nil
+}
+
+// allParked returns an error of damage when something is held and its body does not stand in a file of parked bodies that
+// seems whole: a damaged page of bbolt's hides what is behind it, or let a body be put where nobody finds it.
+func (r *repair) allParked(db *boltFile) error {
+	missing := maps.Clone(r.holds)
+	err := eachEntry(db, func(k, value []byte) error {
+		if h, ok := parseHeader(value); ok && k[8] != recordByte && h.hold() {
+			seq := binary.BigEndian.Uint64(k)
+			if missing[seq] &^= h.own; missing[seq] == 0 {
+				delete(missing, seq)
+			}
+		}
+		return nil
+	})
+	if err == nil && len(missing) > 0 {
+		err = &damaged{"a held body is not parked"}
+	}
+	return err
 }
 
 // setAside plans to move a damaged file, under a name with the time.

@@ -463,7 +463,10 @@ func (j *Journal) bodyBytesOf(seq uint64, variant int) (value []byte, err error)
 
 // suspect lets the next Open read everything: something in the folder is damaged.
 func (j *Journal) suspect() {
-	if !j.readOnly {
-		os.WriteFile(filepath.Join(j.opt.Dir, suspectFile), nil, 0o600)
+	if j.readOnly {
+		return
+	}
+	if f, err := os.OpenFile(filepath.Join(j.opt.Dir, suspectFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err == nil {
+		f.Close() // one that is there may say more
 	}
 }

@@ -124,21 +124,19 @@ func (j *Journal) copySegment(s *segment) (_ *segment, err error) {
 }
 
 // copyTrees copies the trees that stand beside the entries.
-func (j *Journal) copyTrees(s *segment, to *bbolt.DB) error {
+func (j *Journal) copyTrees(s *segment, to *boltFile) error {
 	list, err := j.files.trees(s)
 	if err != nil || len(list) == 0 {
 		return err
 	}
-	return guard(func() error {
-		return to.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(bucketTrees)
-			for i := range list {
-				if err == nil {
-					err = b.Put(list[i].encode())
-				}
+	return to.update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(bucketTrees)
+		for i := range list {
+			if err == nil {
+				err = b.Put(list[i].encode())
 			}
-			return err
-		})
+		}
+		return err
 	})
 }
 
@@ -156,7 +154,7 @@ func (j *Journal) waitsFor(set gateway.UplinkSet, seq uint64) bool {
 
 // copier puts keys in order, a transaction for some bytes.
 type copier struct {
-	db   *bbolt.DB
+	db   *boltFile
 	keys [][2][]byte
 	size int
 }
@@ -170,20 +168,18 @@ func (c *copier) put(k, v []byte) error {
 }
 
 func (c *copier) flush() error {
-	err := guard(func() error {
-		return c.db.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(entries)
-			if err != nil {
+	err := c.db.update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(entries)
+		if err != nil {
+			return err
+		}
+		b.FillPercent = 1
+		for _, kv := range c.keys {
+			if err := b.Put(kv[0], kv[1]); err != nil {
 				return err
 			}
-			b.FillPercent = 1
-			for _, kv := range c.keys {
-				if err := b.Put(kv[0], kv[1]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		}
+		return nil
 	})
 	c.keys, c.size = c.keys[:0], 0
 	return err

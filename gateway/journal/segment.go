@@ -93,11 +93,17 @@ func ensureBolt(path string, open func(string, int, os.FileMode) (*os.File, erro
 }
 
 // openBolt opens a bbolt file under guard. When opening panics, the file is closed all the same.
-func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (db *bbolt.DB, err error) {
+func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) (*os.File, error)) (*boltFile, error) {
 	var file *os.File
+	var db *bbolt.DB
 	o.FreelistType, o.NoStatistics, o.Timeout = bbolt.FreelistMapType, true, 2*time.Second
 	if !o.ReadOnly || o.PreLoadFreelist {
 		if err := freeListFits(path); err != nil {
+			return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
+		}
+	}
+	if !strings.HasPrefix(filepath.Base(path), segPrefix) {
+		if err := treeFits(path); err != nil {
 			return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 		}
 	}
@@ -109,14 +115,13 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 		file = f
 		return f, err
 	}
-	err = guard(func() (err error) {
+	err := guard(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, &o)
 		return err
 	})
 	var d *damaged
 	if errors.As(err, &d) && file != nil {
-		syscall.Flock(int(file.Fd()), syscall.LOCK_UN) // bbolt's mapping, which nobody can end, would keep it
-		file.Close()
+		letGo(file)
 	}
 	var refused syscall.Errno // by the file system; all else bbolt says of what stands in the file
 	if err != nil && file != nil && !errors.As(err, &d) && !errors.As(err, &refused) && !errors.Is(err, bolterrors.ErrTimeout) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
@@ -125,7 +130,7 @@ func openBolt(path string, o bbolt.Options, open func(string, int, os.FileMode) 
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", filepath.Base(path), err)
 	}
-	return db, nil
+	return &boltFile{DB: db, file: file}, nil
 }
 
 // isDamage reports whether an error is about what stands in a file, not about reading it.
@@ -234,7 +239,8 @@ type segment struct {
 	segmentMeta
 	path string
 
-	db   *bbolt.DB // guarded by handles.mu, like the next two
+	db   *boltFile // guarded by handles.mu, like the next three
+	last int64     // number of its last transaction, when this process wrote it
 	refs int
 	gone bool
 }
@@ -252,7 +258,7 @@ type handles struct {
 }
 
 // acquire returns the open file of s for reading, until release.
-func (h *handles) acquire(s *segment) (*bbolt.DB, error) {
+func (h *handles) acquire(s *segment) (*boltFile, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s.gone {
@@ -263,6 +269,7 @@ func (h *handles) acquire(s *segment) (*bbolt.DB, error) {
 		if err != nil {
 			return nil, err
 		}
+		db.last.Store(s.last)
 		s.db = db
 	}
 	h.idle = slices.DeleteFunc(h.idle, func(o *segment) bool { return o == s })
@@ -277,14 +284,12 @@ func (h *handles) release(s *segment) {
 		return
 	}
 	if s.gone {
-		closeBolt(s.db)
-		s.db = nil
+		s.shut()
 		return
 	}
 	h.idle = append(h.idle, s)
 	for len(h.idle) > h.max {
-		closeBolt(h.idle[0].db)
-		h.idle[0].db = nil
+		h.idle[0].shut()
 		h.idle = h.idle[1:]
 	}
 }
@@ -296,8 +301,7 @@ func (h *handles) drop(s *segment) {
 	s.gone = true
 	h.idle = slices.DeleteFunc(h.idle, func(o *segment) bool { return o == s })
 	if s.refs == 0 && s.db != nil {
-		closeBolt(s.db)
-		s.db = nil
+		s.shut()
 	}
 }
 
@@ -309,18 +313,11 @@ func (h *handles) close(s *segment) {
 	s.gone = false
 }
 
-// leak keeps the file of s open for good: bbolt panicked while it wrote, and closing might wait for its own lock.
-func (h *handles) leak(s *segment) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s.refs++
-}
-
-func closeBolt(db *bbolt.DB) error {
-	if db == nil {
-		return nil
-	}
-	return guard(db.Close)
+// shut closes the file of s, which nobody reads. handles.mu is held.
+func (s *segment) shut() {
+	s.last = s.db.last.Load()
+	closeBolt(s.db)
+	s.db = nil
 }
 
 // view calls fn with the bucket of s in a read transaction of its own, under guard. fn keeps nothing of the pages.
@@ -330,14 +327,12 @@ func (h *handles) view(s *segment, fn func(b *bbolt.Bucket) error) error {
 		return err
 	}
 	defer h.release(s)
-	return guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(entries)
-			if b == nil {
-				return nil // created and not yet written
-			}
-			return fn(b)
-		})
+	return db.read(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(entries)
+		if b == nil {
+			return nil // created and not yet written
+		}
+		return fn(b)
 	})
 }
 
@@ -395,11 +390,9 @@ func createSegment(dir string, first uint64, mapSize int, open func(string, int,
 	}
 	db, err := openBolt(half, bbolt.Options{InitialMmapSize: mapSize, NoFreelistSync: true}, open) // never opened for writing again
 	if err == nil {
-		err = guard(func() error {
-			return db.Update(func(tx *bbolt.Tx) error {
-				_, err := tx.CreateBucket(entries)
-				return err
-			})
+		err = db.update(func(tx *bbolt.Tx) error {
+			_, err := tx.CreateBucket(entries)
+			return err
 		})
 	}
 	if err == nil {

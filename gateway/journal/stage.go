@@ -172,28 +172,26 @@ func writeSegment(dir string, of *readable, open func(string, int, os.FileMode) 
 	s.db.AllocSize = 1 << 16
 	checkpoints := of.checkpoints
 	for rest := of.entries; len(rest) > 0; {
-		err := guard(func() error {
-			return s.db.Update(func(tx *bbolt.Tx) error {
-				b := tx.Bucket(entries)
-				b.FillPercent = 1
-				size := 0
-				for len(rest) > 0 && size < groupBytes {
-					n, err := putSalvaged(b, &rest[0], &checkpoints)
-					if err != nil {
-						return err
-					}
-					size, rest = size+n, rest[1:]
+		err := s.db.update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(entries)
+			b.FillPercent = 1
+			size := 0
+			for len(rest) > 0 && size < groupBytes {
+				n, err := putSalvaged(b, &rest[0], &checkpoints)
+				if err != nil {
+					return err
 				}
-				if len(rest) > 0 {
-					return nil
+				size, rest = size+n, rest[1:]
+			}
+			if len(rest) > 0 {
+				return nil
+			}
+			for _, c := range checkpoints {
+				if err := b.Put(binary.BigEndian.AppendUint64(nil, c.Size), c.Text); err != nil {
+					return err
 				}
-				for _, c := range checkpoints {
-					if err := b.Put(binary.BigEndian.AppendUint64(nil, c.Size), c.Text); err != nil {
-						return err
-					}
-				}
-				return putTrees(tx, of)
-			})
+			}
+			return putTrees(tx, of)
 		})
 		if err != nil {
 			return err
@@ -261,19 +259,17 @@ func (r *repair) stageParked(dir string) error {
 	}
 	defer closeBolt(db)
 	r.plan.Places = append(r.plan.Places, move{parkedFile, parkedFile})
-	return guard(func() error {
-		return db.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(entries)
-			if err != nil {
+	return db.update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(entries)
+		if err != nil {
+			return err
+		}
+		var none []Checkpoint
+		for i := range r.parked.entries {
+			if _, err := putSalvaged(b, &r.parked.entries[i], &none); err != nil {
 				return err
 			}
-			var none []Checkpoint
-			for i := range r.parked.entries {
-				if _, err := putSalvaged(b, &r.parked.entries[i], &none); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		}
+		return nil
 	})
 }

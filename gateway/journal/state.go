@@ -33,7 +33,8 @@ var (
 	bucketRoots    = []byte("roots")
 	bucketStates   = []byte("states")
 	keyNewest      = []byte("newest")
-	keySum         = []byte("sum") // of the newest snapshot and its states, see snapshotSum
+	keySum         = []byte("sum")   // of the newest snapshot and its states, see snapshotSum
+	keyNames       = []byte("names") // beside it: the sum of all names, see namesSum
 )
 
 // names numbers sources and uplinks for ever.
@@ -105,7 +106,10 @@ func (j *Journal) Number(kind, name string) (int, error) {
 		if err != nil {
 			return err
 		}
-		return b.Put(binary.BigEndian.AppendUint32(nil, uint32(i)), []byte(name))
+		if err := b.Put(binary.BigEndian.AppendUint32(nil, uint32(i)), []byte(name)); err != nil {
+			return err
+		}
+		return sumNames(tx)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("number %s %q: %w", kind, name, err)
@@ -149,13 +153,36 @@ func (j *Journal) keepRecalled() error {
 				}
 			}
 		}
-		return nil
+		return sumNames(tx)
 	})
+}
+
+// namesSum returns the SHA-256 of all names, each as kind ‖ 0 ‖ key ‖ name ‖ 0.
+func namesSum(tx *bbolt.Tx) []byte {
+	h := sha256.New()
+	for _, kind := range []string{kindSource, kindUplink} {
+		if b := tx.Bucket([]byte(kind)); b != nil {
+			b.ForEach(func(k, v []byte) error {
+				fmt.Fprintf(h, "%s\x00%s%s\x00", kind, k, v)
+				return nil
+			})
+		}
+	}
+	return h.Sum(nil)
+}
+
+// sumNames stores the sum of all names: with a name that is another one, messages would wait for an uplink that nobody has.
+func sumNames(tx *bbolt.Tx) error {
+	b, err := tx.CreateBucketIfNotExists(bucketSnapshot)
+	if err != nil {
+		return err
+	}
+	return b.Put(keyNames, namesSum(tx))
 }
 
 // stateDB is state.bolt: names, and what the records up to some seq come to. All but the names can be made again.
 type stateDB struct {
-	db *bbolt.DB
+	db *boltFile
 }
 
 // tallyRow is one series in a snapshot.
@@ -201,7 +228,7 @@ const snapshotVersion = 2
 
 // update runs fn in a synced transaction of state.bolt.
 func (s *stateDB) update(fn func(tx *bbolt.Tx) error) error {
-	return guard(func() error { return s.db.Update(fn) })
+	return s.db.update(fn)
 }
 
 // openState opens state.bolt. When it is damaged it is set aside, unless readOnly, and everything but the names is made
@@ -233,6 +260,11 @@ func (j *Journal) openState() (*snapshot, error) {
 
 // stateSuspect is the content of suspectFile when state.bolt could be read and not be written.
 const stateSuspect = "state"
+
+// suspectState lets the next Open make state.bolt again.
+func (j *Journal) suspectState() {
+	os.WriteFile(filepath.Join(j.opt.Dir, suspectFile), []byte(stateSuspect), 0o600)
+}
 
 // tryState returns an error of damage when state.bolt can be read and not be written: a damaged page may show only then.
 func (j *Journal) tryState() error {
@@ -328,6 +360,11 @@ func (j *Journal) readState(path string) (snap *snapshot, err error) {
 				}
 			}
 			b := tx.Bucket(bucketSnapshot)
+			if b != nil {
+				if sum := b.Get(keyNames); sum != nil && !bytes.Equal(sum, namesSum(tx)) {
+					return &damaged{"the names do not have their sum"}
+				}
+			}
 			if b == nil || b.Get(keyNewest) == nil {
 				return nil
 			}
@@ -472,7 +509,7 @@ func (j *Journal) saveState() error {
 			return err
 		}
 		for n, h := range roots {
-			if err := b.Put(binary.BigEndian.AppendUint64(nil, n), h[:]); err != nil {
+			if err := b.Put(rootEntry(n, h)); err != nil {
 				return err
 			}
 		}
@@ -485,10 +522,13 @@ func (j *Journal) saveState() error {
 		if err := b.Put(keySum, snapshotSum(tx, text)); err != nil {
 			return err
 		}
-		return b.Put(keyNewest, text)
+		if err := b.Put(keyNewest, text); err != nil || b.Get(keyNames) != nil {
+			return err
+		}
+		return sumNames(tx) // of an earlier build
 	})
 	if isDamage(err) {
-		os.WriteFile(filepath.Join(j.opt.Dir, suspectFile), []byte(stateSuspect), 0o600)
+		j.suspectState()
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -502,26 +542,40 @@ func (j *Journal) saveState() error {
 	return nil
 }
 
+// rootEntry returns key and value of the root of subtree n: the hash, and the first 8 bytes of the SHA-256 of key and hash,
+// which earlier builds did not store.
+func rootEntry(n uint64, h tlog.Hash) (key, value []byte) {
+	key = binary.BigEndian.AppendUint64(nil, n)
+	sum := sha256.Sum256(append(key[:8:8], h[:]...))
+	return key, append(h[:], sum[:8]...)
+}
+
 // storedRoot returns the root of the complete subtree n of level 8, when it is known.
 func (j *Journal) storedRoot(n uint64) (h tlog.Hash, ok bool) {
+	h, ok, _ = j.lookRoot(n)
+	return h, ok
+}
+
+// lookRoot is storedRoot, and reports whether one is stored that does not have its sum.
+func (j *Journal) lookRoot(n uint64) (h tlog.Hash, ok, spoilt bool) {
 	j.mu.Lock()
 	h, ok = j.roots[n]
 	j.mu.Unlock()
 	if ok || j.state.db == nil {
-		return h, ok
+		return h, ok, false
 	}
-	err := guard(func() error {
-		return j.state.db.View(func(tx *bbolt.Tx) error {
-			if b := tx.Bucket(bucketRoots); b != nil {
-				if v := b.Get(binary.BigEndian.AppendUint64(nil, n)); len(v) == len(h) {
-					copy(h[:], v)
-					ok = true
-				}
+	err := j.state.db.read(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketRoots); b != nil {
+			if v := b.Get(binary.BigEndian.AppendUint64(nil, n)); len(v) >= len(h) {
+				copy(h[:], v)
+				_, want := rootEntry(n, h)
+				ok = len(v) == len(h) || bytes.Equal(v, want)
+				spoilt = !ok
 			}
-			return nil
-		})
+		}
+		return nil
 	})
-	return h, ok && err == nil
+	return h, ok && err == nil, spoilt
 }
 
 // restore starts the ledger from a snapshot.

@@ -37,6 +37,19 @@ func (s *states) get(u int, seq uint64) gateway.State {
 	return c.get(u, int(seq%chunkLen))
 }
 
+// waitsBetween reports whether one of the entries from first up to next waits for uplink u.
+func (s *states) waitsBetween(u int, first, next uint64) bool {
+	for seq := first; seq < next; seq++ {
+		c := s.chunks[seq>>chunkBits]
+		if c == nil || c.of[u] == nil || c.open == 0 {
+			seq |= chunkLen - 1
+		} else if c.get(u, int(seq%chunkLen)) == gateway.Waiting {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *chunk) get(u, i int) gateway.State {
 	b := c.of[u][i/2]
 	if i%2 == 1 {

@@ -74,13 +74,17 @@ func (j *Journal) saveSigned() error {
 	tree := j.led.tree.clone()
 	j.mu.Unlock()
 	key, value := encodeTree(&tree, nil)
-	return j.state.update(func(tx *bbolt.Tx) error {
+	err := j.state.update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketSnapshot)
 		if err != nil {
 			return err
 		}
 		return b.Put(keySigned, append(key, value...))
 	})
+	if isDamage(err) {
+		j.suspectState()
+	}
+	return err
 }
 
 // signedTree returns the tree that was signed last, as far as state.bolt knows.
@@ -88,15 +92,13 @@ func (j *Journal) signedTree() (t storedTree, ok bool) {
 	if j.state.db == nil {
 		return t, false
 	}
-	err := guard(func() error {
-		return j.state.db.View(func(tx *bbolt.Tx) error {
-			if b := tx.Bucket(bucketSnapshot); b != nil {
-				if v := b.Get(keySigned); len(v) > checkpointKeyLen {
-					t, ok = parseTree(binary.BigEndian.Uint64(v), v[checkpointKeyLen:])
-				}
+	err := j.state.db.read(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketSnapshot); b != nil {
+			if v := b.Get(keySigned); len(v) > checkpointKeyLen {
+				t, ok = parseTree(binary.BigEndian.Uint64(v), v[checkpointKeyLen:])
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 	return t, ok && err == nil
 }
@@ -118,23 +120,21 @@ func (h *handles) trees(s *segment) (list []storedTree, err error) {
 		return nil, err
 	}
 	defer h.release(s)
-	err = guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(bucketTrees)
-			if b == nil {
-				return nil
+	err = db.read(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketTrees)
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if len(k) != checkpointKeyLen {
+				return &damaged{"a tree has an unexpected key"}
 			}
-			return b.ForEach(func(k, v []byte) error {
-				if len(k) != checkpointKeyLen {
-					return &damaged{"a tree has an unexpected key"}
-				}
-				t, ok := parseTree(binary.BigEndian.Uint64(k), v)
-				if !ok {
-					return &damaged{"a stored tree does not have its sum"}
-				}
-				list = append(list, t)
-				return nil
-			})
+			t, ok := parseTree(binary.BigEndian.Uint64(k), v)
+			if !ok {
+				return &damaged{"a stored tree does not have its sum"}
+			}
+			list = append(list, t)
+			return nil
 		})
 	})
 	return list, err

@@ -104,7 +104,7 @@ func (j *Journal) sweepOnce() error {
 		}
 		err := what(s)
 		if isDamage(err) {
-			j.opt.Log.Error("segment is damaged and is kept", slog.Any("err", err))
+			j.opt.Log.Error("segment is kept, a file is damaged", slog.Any("err", err))
 			j.mu.Lock()
 			s.Damaged = true
 			j.mu.Unlock()
@@ -239,22 +239,20 @@ func (j *Journal) openParked() (err error) {
 func (j *Journal) eachParked(fn func(key, value []byte) error) error { return eachEntry(j.parked, fn) }
 
 // eachEntry calls fn for the entries of a bbolt file, in order.
-func eachEntry(db *bbolt.DB, fn func(key, value []byte) error) error {
+func eachEntry(db *boltFile, fn func(key, value []byte) error) error {
 	if db == nil {
 		return nil
 	}
-	return guard(func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(entries)
-			if b == nil {
-				return nil
+	return db.read(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(entries)
+		if b == nil {
+			return nil
+		}
+		return b.ForEach(func(k, v []byte) error {
+			if len(k) != entryKeyLen {
+				return &damaged{"a key has an unexpected length"}
 			}
-			return b.ForEach(func(k, v []byte) error {
-				if len(k) != entryKeyLen {
-					return &damaged{"a key has an unexpected length"}
-				}
-				return fn(k, v)
-			})
+			return fn(k, v)
 		})
 	})
 }
@@ -267,35 +265,52 @@ func (j *Journal) park(s *segment) (added int64, err error) {
 		return 0, nil
 	}
 	var record, key []byte
-	err = guard(func() error {
-		return j.parked.Update(func(tx *bbolt.Tx) error {
-			b, err := tx.CreateBucketIfNotExists(entries)
-			if err != nil {
+	var put [][]byte
+	err = j.parked.update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(entries)
+		if err != nil {
+			return err
+		}
+		var from [entryKeyLen]byte
+		return j.files.scan(s, entryKey(&from, s.First, recordByte), s.Next, func(seq uint64, k, v []byte) error {
+			if len(k) != entryKeyLen {
+				return nil
+			}
+			if k[8] == recordByte {
+				key, record = append(key[:0], k...), append([]byte(nil), v...)
+				return nil
+			}
+			if h, ok := parseHeader(v); !ok {
+				return &ErrCorrupt{seq, int(k[8] - 1)}
+			} else if !h.hold() && dead[seq]&h.own == 0 {
+				return nil
+			}
+			if b.Get(k) == nil {
+				added += int64(len(v))
+			}
+			if err := b.Put(key, record); err != nil {
 				return err
 			}
-			var from [entryKeyLen]byte
-			return j.files.scan(s, entryKey(&from, s.First, recordByte), s.Next, func(seq uint64, k, v []byte) error {
-				if len(k) != entryKeyLen {
-					return nil
-				}
-				if k[8] == recordByte {
-					key, record = append(key[:0], k...), append([]byte(nil), v...)
-					return nil
-				}
-				if h, ok := parseHeader(v); !ok {
-					return &ErrCorrupt{seq, int(k[8] - 1)}
-				} else if !h.hold() && dead[seq]&h.own == 0 {
-					return nil
-				}
-				if b.Get(k) == nil {
-					added += int64(len(v))
-				}
-				if err := b.Put(key, record); err != nil {
-					return err
-				}
-				return b.Put(k, append([]byte(nil), v...))
-			})
+			put = append(put, slices.Clone(k))
+			return b.Put(k, append([]byte(nil), v...))
 		})
 	})
+	if err == nil {
+		err = j.areParked(put)
+	}
 	return added, err
+}
+
+// areParked returns an error of damage when one of the keys is not found in parked.bolt: where a page of bbolt's is damaged,
+// what is put there may be written and out of reach. Then the segment stays.
+func (j *Journal) areParked(keys [][]byte) error {
+	return j.parked.read(func(tx *bbolt.Tx) error {
+		b := tx.Bucket(entries)
+		for _, k := range keys {
+			if b == nil || b.Get(k) == nil {
+				return &damaged{"a body that was parked is not found"}
+			}
+		}
+		return nil
+	})
 }

@@ -116,6 +116,9 @@ func (j *Journal) restoreNames(b *base) error {
 				for i := have; err == nil && i < len(b.Names[kind]); i++ {
 					err = bucket.Put(binary.BigEndian.AppendUint32(nil, uint32(i)), []byte(b.Names[kind][i]))
 				}
+				if err == nil {
+					err = sumNames(tx)
+				}
 				return err
 			})
 			if err != nil {

@@ -9,8 +9,6 @@ import (
 	"io"
 	"os"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/sluice-edge/sluice/gateway"
 )
 
@@ -247,7 +245,7 @@ func (j *Journal) verifyArchive(a *archiveMeta, seen func(seq uint64, r *gateway
 }
 
 // verifyParked opens every body in a file of parked bodies.
-func (j *Journal) verifyParked(db *bbolt.DB) error {
+func (j *Journal) verifyParked(db *boltFile) error {
 	v := verifier{j: j}
 	return eachEntry(db, func(k, value []byte) error {
 		seq := binary.BigEndian.Uint64(k)

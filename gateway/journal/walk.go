@@ -168,7 +168,7 @@ func (r *repair) push(seq uint64, leaf tlog.Hash) {
 		return
 	}
 	if root, complete := r.tree.push(leaf); complete {
-		if stored, ok := r.j.storedRoot(seq >> rootLevel); ok && stored != root {
+		if stored, ok, spoilt := r.j.lookRoot(seq >> rootLevel); spoilt || ok && stored != root {
 			r.plan.Roots[seq>>rootLevel] = root
 		}
 	}

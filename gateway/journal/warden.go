@@ -332,6 +332,7 @@ type candidates struct {
 	left  int64
 	items []waiting
 	first uint64 // that is of the grade, in hand or not
+	seen  uint64 // newest that waits, of any grade and lane
 	last  [lanes]uint64
 }
 
@@ -344,7 +345,14 @@ func (c *candidates) visit(seq uint64, key, value []byte) error {
 		return nil
 	}
 	h, ok := parseHeader(value)
-	if !ok || h.hold() || h.control() || !h.own.Has(c.u) || c.rule.graded && h.grade != c.rule.grade || !c.j.waits(c.u, seq) {
+	if !ok || h.hold() || !h.own.Has(c.u) || !c.j.waits(c.u, seq) {
+		return nil
+	}
+	if c.j.waitsBetween(c.u, c.seen, seq) { // hidden by a damaged page: nothing says how they wait
+		clear(c.last[:])
+	}
+	c.seen = seq
+	if h.control() || c.rule.graded && h.grade != c.rule.grade {
 		return nil
 	}
 	if c.first == 0 {
