@@ -13,9 +13,10 @@ type body struct {
 	slots             uint32 // parameters and locals
 	typ               uint32
 	firstMark         int
-	calls             bool // has a call that can be reached: depth is counted
-	joins             bool // has charges that are not checked at once
-	length            bool // has an instruction that is charged by length
+	weight            int32 // what a call of the function takes of the depth
+	calls             bool  // has a call that can be reached: depth is counted
+	joins             bool  // has charges that are not checked at once
+	length            bool  // has an instruction that is charged by length
 }
 
 // markKind says what Meter does at a mark.
@@ -117,6 +118,7 @@ func (m *Module) readCode(r *reader, l *Limits) {
 func (s *scan) function() {
 	s.readLocals()
 	s.b.code, s.b.firstMark = s.pos, len(s.m.marks)
+	before := s.m.Info.Instructions
 	s.frames = append(s.frames[:0], frame{op: opBlock, live: true})
 	s.live, s.blocks, s.flow, s.loops, s.deep = true, 0, 0, 0, 0
 	s.begin(markCheck)
@@ -138,6 +140,11 @@ func (s *scan) function() {
 		s.fail("loop nesting %d × %d locals; at most %d are allowed", s.deep, s.b.slots, s.l.LoopLocals)
 	}
 	i := &s.m.Info
+	values := i.Instructions - before + 2*int(s.b.slots) + s.blocks*(int(s.b.slots)+2)
+	s.b.weight = int32(1 + values/valuesPerDepth)
+	if s.b.calls {
+		i.Weight = max(i.Weight, int(s.b.weight))
+	}
 	i.Flow = max(i.Flow, s.flow)
 	i.Locals = max(i.Locals, int(s.b.slots))
 	i.LoopNesting = max(i.LoopNesting, s.deep)

@@ -105,6 +105,7 @@ type Info struct {
 	Size, Types, Functions, Globals, Segments, Body, Locals, Nesting, LoopNesting, BrTable, BlockLocals, LoopLocals, Flow, FlowWork, Work, LoopWork, Points int
 
 	Instructions int
+	Weight       int // the most that a call of one of its functions takes of the depth
 	Table        uint32
 }
 

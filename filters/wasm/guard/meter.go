@@ -129,7 +129,7 @@ func (w *meter) function(b *body, marks []mark) {
 	w.local(opLocalSet, w.i64)
 	if b.calls {
 		w.global(opGlobalGet, w.depth)
-		w.f = append(w.f, opI32Const, 1, opI32Sub)
+		w.f = append(sleb(append(w.f, opI32Const), int64(b.weight)), opI32Sub)
 		w.local(opLocalTee, w.i32)
 		w.global(opGlobalSet, w.depth)
 		w.local(opLocalGet, w.i32)
@@ -161,7 +161,7 @@ func (w *meter) function(b *body, marks []mark) {
 	w.store()
 	if b.calls {
 		w.global(opGlobalGet, w.depth)
-		w.f = append(w.f, opI32Const, 1, opI32Add)
+		w.f = append(sleb(append(w.f, opI32Const), int64(b.weight)), opI32Add)
 		w.global(opGlobalSet, w.depth)
 	}
 	w.f = append(w.f, opReturn, opEnd)

@@ -56,9 +56,10 @@ const (
 	costImport = 256 // a call of an imported function
 	costVector = 2
 
-	localsPerFuel = 4 // parameters and locals of a function, charged at its entry
-	bytesShift    = 1 // 1 for each 2 bytes filled or copied
-	pagesShift    = 15
+	localsPerFuel  = 4   // parameters and locals of a function, charged at its entry
+	valuesPerDepth = 256 // values that a frame may hold for each unit of depth
+	bytesShift     = 1   // 1 for each 2 bytes filled or copied
+	pagesShift     = 15
 )
 
 // shape is what stands behind the first byte of an instruction.
