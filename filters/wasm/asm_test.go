@@ -14,10 +14,11 @@ import (
 // guest is a small module, put together byte by byte, whose parts a test can break.
 type guest struct {
 	manifest  string   // "" = testManifest, "-" = none
-	pages     byte     // memory, 0 = 1
+	pages     int      // memory, 0 = 1
 	max       byte     // maximum of memory, 0 = none
 	arena     uint64   // what sluice_arena returns; 0 = in 1024, out 32768
 	filter    []byte   // instructions of sluice_filter without end; nil = return the length of out
+	locals    int      // i64 of sluice_filter
 	configure []byte   // instructions of sluice_configure without end; nil = no such export
 	out       []byte   // what the out region holds from the start
 	extra     []byte   // sections put before the type section
@@ -85,8 +86,13 @@ func text(s string) []byte { return append(uleb(uint64(len(s))), s...) }
 
 func custom(name, data string) []byte { return section(0, append(text(name), data...)) }
 
-func code(body []byte) []byte {
-	b := append(append([]byte{0}, body...), 0x0b) // no locals
+// code is a function with so many i64 for locals.
+func code(locals int, body []byte) []byte {
+	b := []byte{0}
+	if locals > 0 {
+		b = append(append([]byte{1}, uleb(uint64(locals))...), 0x7e)
+	}
+	b = append(append(b, body...), 0x0b)
 	return append(uleb(uint64(len(b))), b...)
 }
 
@@ -115,15 +121,15 @@ func (g guest) bytes() []byte {
 	}
 	n := byte(len(g.imports))
 	funcs := [][]byte{{0}, {1}, {filterType}}
-	codes := [][]byte{code(nil), code(append([]byte{0x42}, sleb(int64(g.arena))...)), code(g.filter)}
+	codes := [][]byte{code(0, nil), code(0, append([]byte{0x42}, sleb(int64(g.arena))...)), code(g.locals, g.filter)}
 	exports := [][]byte{append(name("memory"), 2, 0), append(name("sluice_abi_v1"), 0, n), append(name("sluice_arena"), 0, n+1), append(name("sluice_filter"), 0, n+2)}
 	if g.configure != nil {
-		funcs, codes = append(funcs, []byte{2}), append(codes, code(g.configure))
+		funcs, codes = append(funcs, []byte{2}), append(codes, code(0, g.configure))
 		exports = append(exports, append(name("sluice_configure"), 0, n+3))
 	}
-	memory := []byte{0, max(g.pages, 1)}
+	memory := append([]byte{0}, uleb(uint64(max(g.pages, 1)))...)
 	if g.max != 0 {
-		memory = []byte{1, max(g.pages, 1), g.max}
+		memory = append(append([]byte{1}, uleb(uint64(max(g.pages, 1)))...), g.max)
 	}
 	b := []byte("\x00asm\x01\x00\x00\x00")
 	b = append(b, g.extra...)

@@ -23,7 +23,7 @@ import (
 // values are defaults.
 type Compiler struct {
 	Command  []string      // program and arguments of the other process, which calls CompileChild with the arguments behind them
-	Cache    string        // folder for compiled code, made when it is not there; "": this process compiles again what the other could
+	Cache    string        // folder in which compiled code is kept, made when it is not there; "" or not private: one for each load, in the folder for temporary files
 	Memory   uint64        // address space that the other process may take beyond what it starts with; 0 = 512 MiB
 	Deadline time.Duration // 0 = 20s
 }
@@ -41,14 +41,26 @@ const (
 	childUncached = 4 // compiled, but the folder does not take it
 )
 
-// prove compiles code in another process and returns the folder with the result, "" when there is none.
-func (c *Compiler) prove(ctx context.Context, code []byte, interpret bool) (dir string, err error) {
+// prove compiles code in another process and returns the folder with the result, "" when there is none: it is interpreted, or no
+// folder takes it. done forgets a folder that is for this load only.
+func (c *Compiler) prove(ctx context.Context, code []byte, interpret bool) (dir string, done func(), err error) {
+	done = func() {}
 	if c == nil {
-		return "", nil
+		return "", done, nil
 	}
 	if !interpret {
-		dir = private(c.Cache)
+		if dir = private(c.Cache); dir == "" {
+			if temp, err := os.MkdirTemp("", "sluice-code-"); err == nil {
+				dir, done = private(temp), func() { os.RemoveAll(temp) }
+			}
+		}
 	}
+	dir, err = c.compile(ctx, code, dir, interpret)
+	return dir, done, err
+}
+
+// compile has the child compile code into dir and returns where the result is.
+func (c *Compiler) compile(ctx context.Context, code []byte, dir string, interpret bool) (_ string, err error) {
 	deadline, memory := c.Deadline, c.Memory
 	if deadline == 0 {
 		deadline = childDeadline

@@ -2,6 +2,7 @@ package wasm
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,12 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case childVerb:
 			os.Exit(CompileChild(os.Args[2:], os.Stdin, os.Stderr))
+		case "attack":
+			if err := attackVerb(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		case "hang":
 			select {}
 		case "die":

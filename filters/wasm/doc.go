@@ -32,7 +32,7 @@
 //  4. Exports: memory, sluice_abi_v1 ()→(), sluice_arena (i32,i32)→i64, sluice_filter (i32)→i32; optional _initialize ()→() and
 //     sluice_configure (i32)→i32. sluice_state_export and sluice_state_import are reserved.
 //  5. The module is compiled in a process of its own (Compiler, CompileChild) with a limit of address space and a deadline,
-//     which leaves the code in a private folder; this process reads it from there, or compiles again what the other could.
+//     which leaves the code in a private folder; this process reads it from there. Only where no folder takes it, it compiles again what the other could.
 //  6. _initialize is called, then sluice_arena(in_bytes, out_bytes), which returns in_ptr<<32 | out_ptr: two regions, aligned to 8,
 //     inside memory, apart from each other; then sluice_configure with the configuration as JSON, {} when the operator gave none. Anything
 //     but 0 refuses the load; the out region then holds u32 length and text.

@@ -94,8 +94,11 @@ func wasiRandomGet(in *instance, m api.Memory, stack []uint64) {
 	at, n := uint32(stack[0]), uint32(stack[1])
 	in.charge(uint64(n / 2))
 	buf, ok := m.Read(at, n)
-	for i := range buf {
-		buf[i] = wasiRandom
+	if len(buf) > 0 {
+		buf[0] = wasiRandom
+	}
+	for n := 1; n < len(buf); n *= 2 {
+		copy(buf[n:], buf[:n])
 	}
 	stack[0] = written(ok)
 }

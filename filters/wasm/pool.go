@@ -56,7 +56,8 @@ type engine struct {
 // newPool compiles the module and makes the first instance, so that a bad configuration is found here. A module without
 // sluice_configure refuses a configuration that says something.
 func newPool(ctx context.Context, m *module, e engine, config []byte, log *diagnostics, size int) (_ *pool, err error) {
-	dir, err := e.compiler.prove(ctx, m.code, e.interpret || !compiles())
+	dir, done, err := e.compiler.prove(ctx, m.code, e.interpret || !compiles())
+	defer done()
 	if err != nil {
 		return nil, err
 	}
