@@ -7,6 +7,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
@@ -16,11 +17,11 @@ import (
 )
 
 func pluginVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	return subverb("plugin", "--help", append([]verb{
+	return subverb("plugin", "--help", slices.Concat(authorVerbs, []verb{
 		{"pack", "put a manifest into a module: --manifest FILE FILE.wasm", pluginPack},
 		{"sign", "sign a module: --key FILE FILE.wasm", pluginSign},
 		{"verify", "check a module's signature: --trust FILE FILE.wasm", pluginVerify},
-	}, fleetVerbs...), args, stdin, stdout, stderr)
+	}, fleetVerbs), args, stdin, stdout, stderr)
 }
 
 // pluginSign writes the signature file beside a module. The module is signed as it is: nothing of it is read.

@@ -38,3 +38,27 @@ func TestBuildsAreReproducible(t *testing.T) {
 		})
 	}
 }
+
+// What plugin new writes builds with one command, away from this repository and, but for the compiler that npm fetches, without network.
+func TestNewProjectsBuild(t *testing.T) {
+	sluice := filepath.Join(t.TempDir(), "sluice")
+	if text, err := exec.Command("go", "build", "-o", sluice, "../../cmd/sluice").CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, text)
+	}
+	t.Setenv("SLUICE", sluice)
+	t.Setenv("GOPROXY", "off")
+	for _, lang := range Languages() {
+		t.Run(lang, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "a-b_1")
+			if text, err := exec.Command(sluice, "plugin", "new", "--lang", lang, "--dir", dir, "a-b_1").CombinedOutput(); err != nil {
+				t.Fatalf("plugin new: %v\n%s", err, text)
+			}
+			if text, err := exec.Command(filepath.Join(dir, "build.sh")).CombinedOutput(); err != nil {
+				t.Fatalf("build.sh: %v\n%s", err, text)
+			}
+			if module, err := os.ReadFile(filepath.Join(dir, "a-b_1.wasm")); err != nil || !bytes.Contains(module, []byte(`"name":"a-b_1"`)) {
+				t.Errorf("%d bytes without the manifest, %v", len(module), err)
+			}
+		})
+	}
+}
