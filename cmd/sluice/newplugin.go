@@ -15,6 +15,7 @@ import (
 // authorVerbs are for those who write plugins.
 var authorVerbs = []verb{
 	{"new", "begin a plugin: --lang go|c|rust|as NAME", pluginNew},
+	{"check", "report everything that keeps a module from being a plugin: FILE.wasm", pluginCheck},
 }
 
 // newName is what a plugin of one's own may be called: what manifests allow, with a letter in front.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,81 +77,68 @@ func parseManifest(data []byte) (*Manifest, error) {
 	return m, nil
 }
 
-func (m *Manifest) check() error {
-	switch {
-	case !validName(m.Name):
-		return fmt.Errorf("name is not made of 1 to 64 of a-z, 0-9, - and _")
-	case !semver.IsValid("v"+m.Version) || len(m.Version) > 64:
-		return fmt.Errorf("version is no semantic version")
-	case m.Serial == 0:
-		return fmt.Errorf("serial is missing")
-	case m.ABI != 1:
-		return fmt.Errorf("abi %d; this version speaks 1", m.ABI)
-	case len(m.SDK) > 64 || len(m.Description) > 1024:
-		return fmt.Errorf("sdk or description is too long")
-	case m.Profile != profileBare && m.Profile != profileWASI:
-		return fmt.Errorf("profile %q: want %s or %s", m.Profile, profileBare, profileWASI)
-	case m.OnError != "" && m.OnError != "block" && m.OnError != "hold":
-		return fmt.Errorf("on_error %q: want block or hold", m.OnError)
-	case m.MinHost != "" && !semver.IsValid("v"+m.MinHost):
-		return fmt.Errorf("min_host is no semantic version")
+// check returns the first problem.
+func (m *Manifest) check() error { return first(m.problems()) }
+
+// problems lists everything that is wrong with a manifest, and fills in the defaults of absent limits.
+func (m *Manifest) problems() (list []error) {
+	bad := func(is bool, format string, args ...any) {
+		if is {
+			list = append(list, fmt.Errorf(format, args...))
+		}
 	}
-	if digest, err := hex.DecodeString(m.Vectors); err != nil || (len(digest) != 32 && len(digest) != 0) {
-		return fmt.Errorf("vectors is no SHA-256")
-	}
-	if err := m.checkLists(); err != nil {
-		return err
-	}
-	return m.Limits.check(m.Profile)
+	bad(!validName(m.Name), "name is not made of 1 to 64 of a-z, 0-9, - and _")
+	bad(!semver.IsValid("v"+m.Version) || len(m.Version) > 64, "version is no semantic version")
+	bad(m.Serial == 0, "serial is missing")
+	bad(m.ABI != 1, "abi %d; this version speaks 1", m.ABI)
+	bad(len(m.SDK) > 64 || len(m.Description) > 1024, "sdk or description is too long")
+	bad(m.Profile != profileBare && m.Profile != profileWASI, "profile %q: want %s or %s", m.Profile, profileBare, profileWASI)
+	bad(m.OnError != "" && m.OnError != "block" && m.OnError != "hold", "on_error %q: want block or hold", m.OnError)
+	bad(m.MinHost != "" && !semver.IsValid("v"+m.MinHost), "min_host is no semantic version")
+	digest, err := hex.DecodeString(m.Vectors)
+	bad(err != nil || (len(digest) != 32 && len(digest) != 0), "vectors is no SHA-256")
+	m.lists(bad)
+	m.Limits.fill(m.Profile)
+	m.Limits.check(bad)
+	return list
 }
 
-func (m *Manifest) checkLists() error {
-	if len(m.Protocols) == 0 || len(m.Topics) == 0 {
-		return fmt.Errorf("protocols or topics is empty")
-	}
+// lists tells bad what is wrong with the members that are lists.
+func (m *Manifest) lists(bad func(is bool, format string, args ...any)) {
+	bad(len(m.Protocols) == 0 || len(m.Topics) == 0, "protocols or topics is empty")
 	for _, p := range m.Protocols {
-		if protocolNumbers[p] == 0 {
-			return fmt.Errorf("protocol %q is unknown", p)
-		}
+		bad(protocolNumbers[p] == 0, "protocol %q is unknown", p)
 	}
 	for _, f := range m.Topics {
-		if !gateway.ValidTopicFilter(f) {
-			return fmt.Errorf("%q is no topic filter", f)
-		}
+		bad(!gateway.ValidTopicFilter(f), "%q is no topic filter", f)
 	}
 	if len(m.Labels) > maxLabels || len(m.Reasons) > maxReasons || len(m.Grants) > 3*maxLabels {
-		return fmt.Errorf("more than %d labels, %d reasons or %d grants", maxLabels, maxReasons, 3*maxLabels)
+		bad(true, "more than %d labels, %d reasons or %d grants", maxLabels, maxReasons, 3*maxLabels)
+		return
 	}
 	for i, l := range m.Labels {
-		if l == "" || len(l) > 64 || slices.Contains(m.Labels[:i], l) {
-			return fmt.Errorf("label %d is empty, too long or stands twice", i+1)
-		}
+		bad(l == "" || len(l) > 64 || slices.Contains(m.Labels[:i], l), "label %d is empty, too long or stands twice", i+1)
 	}
-	for code, text := range m.Reasons {
-		if n, err := strconv.ParseUint(code, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != code || len(text) > 256 {
-			return fmt.Errorf("reason %q is no number from 1 to 65535, or its text is too long", code)
-		}
+	for _, code := range slices.Sorted(maps.Keys(m.Reasons)) {
+		n, err := strconv.ParseUint(code, 10, 16)
+		bad(err != nil || n == 0 || strconv.FormatUint(n, 10) != code || len(m.Reasons[code]) > 256,
+			"reason %q is no number from 1 to 65535, or its text is too long", code)
 	}
 	for _, g := range m.Grants {
 		kind, label, listed := strings.Cut(g, ":")
 		switch kind {
 		case "read.payload", "read.source", "replace", "log":
-			if listed {
-				return fmt.Errorf("grant %q is unknown", g)
-			}
+			bad(listed, "grant %q is unknown", g)
 		case "read.value", "declassify":
-			if !slices.Contains(m.Labels, label) {
-				return fmt.Errorf("grant %q: the category is not among the labels", g)
-			}
+			bad(!slices.Contains(m.Labels, label), "grant %q: the category is not among the labels", g)
 		default:
-			return fmt.Errorf("grant %q is unknown", g)
+			bad(true, "grant %q is unknown", g)
 		}
 	}
-	return nil
 }
 
-// check refuses limits over the host's and fills in the defaults of the profile.
-func (l *Limits) check(profile string) error {
+// fill puts in the defaults of the profile.
+func (l *Limits) fill(profile string) {
 	def := func(v *uint32, d uint32) {
 		if *v == 0 {
 			*v = d
@@ -166,20 +154,16 @@ func (l *Limits) check(profile string) error {
 	l.FuelInit = cmp.Or(l.FuelInit, maxFuel)
 	def(&l.InBytes, defaultBytes)
 	def(&l.OutBytes, defaultBytes)
-	switch {
-	case l.MemoryPages > maxPages:
-		return fmt.Errorf("limits.memory_pages is over %d", maxPages)
-	case l.Fuel > maxFuel || l.FuelInit > maxFuel:
-		return fmt.Errorf("limits.fuel or fuel_init is over %d", maxFuel)
-	case l.Depth > maxDepth:
-		return fmt.Errorf("limits.depth is over %d", maxDepth)
-	}
+}
+
+// check tells bad of limits over the host's.
+func (l *Limits) check(bad func(is bool, format string, args ...any)) {
+	bad(l.MemoryPages > maxPages, "limits.memory_pages is over %d", maxPages)
+	bad(l.Fuel > maxFuel || l.FuelInit > maxFuel, "limits.fuel or fuel_init is over %d", maxFuel)
+	bad(l.Depth > maxDepth, "limits.depth is over %d", maxDepth)
 	for _, n := range []uint32{l.InBytes, l.OutBytes} {
-		if n < minRegion || n > maxRegion || n%8 != 0 {
-			return fmt.Errorf("limits.in_bytes or out_bytes is no multiple of 8 from %d to %d", minRegion, maxRegion)
-		}
+		bad(n < minRegion || n > maxRegion || n%8 != 0, "limits.in_bytes or out_bytes is no multiple of 8 from %d to %d", minRegion, maxRegion)
 	}
-	return nil
 }
 
 // checkGrant says what is wrong with a grant of the operator, and what to type.

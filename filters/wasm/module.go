@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/sluice-edge/sluice/filters/wasm/guard"
@@ -70,27 +71,35 @@ func readModule(data []byte) (*module, error) {
 	if limit := m.manifest.Limits.MemoryPages; g.MemoryMin > limit {
 		return nil, refuse(LoadManifest, fmt.Errorf("memory starts with %d pages; the limit is %d", g.MemoryMin, limit))
 	}
-	if err := m.checkImports(); err != nil {
+	if err := first(m.manifest.importProblems(m.imports)); err != nil {
 		return nil, refuse(LoadManifest, err)
 	}
-	if err := checkExports(g.Exports); err != nil {
+	if err := first(exportProblems(g.Exports)); err != nil {
 		return nil, refuse(LoadExports, fmt.Errorf("check exports: %w", err))
 	}
 	m.code = g.Meter()
 	return m, nil
 }
 
-// checkImports allows what the profile has, and the log to who asks for the grant.
-func (m *module) checkImports() error {
-	for _, i := range m.imports {
+// importProblems allows what the profile has, and the log to who asks for the grant.
+func (m *Manifest) importProblems(imports []guard.Import) (problems []error) {
+	for _, i := range imports {
 		switch {
-		case i.Module == wasiModule && m.manifest.Profile != profileWASI:
-			return fmt.Errorf("module imports %s.%s, which only the profile %s has", i.Module, i.Name, profileWASI)
-		case i.Module == logModule && !slices.Contains(m.manifest.Grants, "log"):
-			return fmt.Errorf("module imports %s.%s without asking for the grant log", i.Module, i.Name)
+		case i.Module == wasiModule && m.Profile != profileWASI:
+			problems = append(problems, fmt.Errorf("module imports %s.%s, which only the profile %s has", i.Module, i.Name, profileWASI))
+		case i.Module == logModule && !slices.Contains(m.Grants, "log"):
+			problems = append(problems, fmt.Errorf("module imports %s.%s without asking for the grant log", i.Module, i.Name))
 		}
 	}
-	return nil
+	return problems
+}
+
+// first is the first of the problems, nil when there is none.
+func first(problems []error) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	return problems[0]
 }
 
 // signature of an export.
@@ -113,23 +122,24 @@ var exports = map[string]signature{
 	"sluice_filter":    {params: i32, results: i32},
 }
 
-func checkExports(have []guard.Export) error {
-	for name, want := range exports {
+func exportProblems(have []guard.Export) (problems []error) {
+	for _, name := range slices.Sorted(maps.Keys(exports)) {
+		want := exports[name]
 		i := slices.IndexFunc(have, func(e guard.Export) bool { return e.Name == name })
 		switch {
 		case i < 0 && want.optional:
 		case i < 0:
-			return fmt.Errorf("%s is missing", name)
+			problems = append(problems, fmt.Errorf("%s is missing", name))
 		case have[i].Kind != guard.Func || string(have[i].Type.Params) != want.params || string(have[i].Type.Results) != want.results:
-			return fmt.Errorf("%s has another type", name)
+			problems = append(problems, fmt.Errorf("%s has another type", name))
 		}
 	}
 	for _, e := range have {
 		if e.Name == "sluice_state_export" || e.Name == "sluice_state_import" {
-			return fmt.Errorf("%s is reserved", e.Name)
+			problems = append(problems, fmt.Errorf("%s is reserved", e.Name))
 		}
 	}
-	return nil
+	return problems
 }
 
 // ReadManifest returns the manifest in a module. Whoever calls it has verified the signature over the same bytes.

@@ -26,6 +26,7 @@ type instance struct {
 	maxDepth    uint32
 	in, out     uint32 // where the regions begin
 	stack       [2]uint64
+	started     uint64 // fuel that starting took
 	log         *diagnostics
 	scratch     scratch
 }
@@ -145,12 +146,12 @@ func (p *pool) instantiate(ctx context.Context) (_ *instance, err error) {
 		return nil, refuse(LoadStart, errors.New("module is not metered"))
 	}
 	if p.exported["_initialize"] != nil {
-		if code, err := in.call(in.mod.ExportedFunction("_initialize"), p.limits.FuelInit); err != nil {
+		if code, err := in.begin(in.mod.ExportedFunction("_initialize"), p.limits.FuelInit); err != nil {
 			return nil, refuse(LoadStart, fmt.Errorf("initialize module: %s: %w", code, err))
 		}
 	}
 	in.stack = [2]uint64{uint64(p.limits.InBytes), uint64(p.limits.OutBytes)}
-	if code, err := in.call(in.mod.ExportedFunction("sluice_arena"), p.limits.FuelInit); err != nil {
+	if code, err := in.begin(in.mod.ExportedFunction("sluice_arena"), p.limits.FuelInit); err != nil {
 		return nil, refuse(LoadStart, fmt.Errorf("ask for regions: %s: %w", code, err))
 	}
 	if err := in.regions(in.stack[0], p.limits); err != nil {
@@ -180,6 +181,13 @@ func (in *instance) call(f api.Function, fuel uint64) (code string, err error) {
 		return codeMemory, errMemory
 	}
 	return codeTrap, firstLine(err)
+}
+
+// begin is call for what comes before the first message, and adds up what that took.
+func (in *instance) begin(f api.Function, fuel uint64) (code string, err error) {
+	code, err = in.call(f, fuel)
+	in.started += in.used(fuel)
+	return code, err
 }
 
 // charge takes fuel for what a function of the host does for the module, which ends when there is not enough.
@@ -231,7 +239,7 @@ func (in *instance) configure(config []byte, l Limits) error {
 		return fmt.Errorf("configuration has %d bytes; the plugin takes %d", len(config), l.InBytes)
 	}
 	in.stack[0] = uint64(len(config))
-	if code, err := in.call(f, l.FuelInit); err != nil {
+	if code, err := in.begin(f, l.FuelInit); err != nil {
 		return fmt.Errorf("%s: %w", code, err)
 	}
 	if int32(uint32(in.stack[0])) == 0 {

@@ -2,14 +2,11 @@ package conformance
 
 import (
 	"bytes"
-	"encoding/hex"
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -18,17 +15,6 @@ var (
 	module = flag.String("module", "", "run the vectors against this module instead of those of the repository")
 	guest  = flag.String("guest", "conformance", "what -module is: conformance, example, or any other name for a plugin of its own")
 )
-
-// vector is one case of a vector file.
-type vector struct {
-	name    string // file and comment
-	guest   string
-	config  string
-	out     uint64
-	request []byte
-	length  uint32
-	want    string
-}
 
 // vectors reads every vector file.
 func vectors(t testing.TB) (list []vector) {
@@ -52,75 +38,6 @@ func vectors(t testing.TB) (list []vector) {
 		}
 	}
 	return list
-}
-
-func parse(block string) (v vector, err error) {
-	v.config, v.out = "{}", outBytes
-	length := ""
-	for _, line := range strings.Split(strings.ReplaceAll(strings.TrimSpace(block), "\n\t", "\t"), "\n") {
-		line, bytes, _ := strings.Cut(line, "\t")
-		key, rest, _ := strings.Cut(line, " ")
-		switch key {
-		case "#":
-			v.name = rest
-		case "guest":
-			v.guest = rest
-		case "config":
-			v.config = rest
-		case "out":
-			v.out, err = strconv.ParseUint(rest, 10, 32)
-		case "length":
-			length = rest
-		case "request":
-			v.request, err = unhex(bytes)
-		case "verdict":
-			var b []byte
-			b, err = unhex(bytes)
-			v.want = fmt.Sprintf("verdict %x", b)
-		case "error", "trap", "refused", "digest":
-			v.want = line
-		default:
-			return v, fmt.Errorf("unknown line %q", line)
-		}
-		if err != nil {
-			return v, err
-		}
-	}
-	v.length = uint32(len(v.request))
-	if length != "" {
-		n, err := strconv.ParseUint(length, 10, 32)
-		if err != nil {
-			return v, err
-		}
-		v.length = uint32(n)
-	}
-	if v.guest == "" || v.want == "" || (v.request == nil) != strings.HasPrefix(v.want, "refused") {
-		return v, fmt.Errorf("guest, request or expectation is missing")
-	}
-	return v, nil
-}
-
-// unhex reads words of hexadecimal bytes; WORD*N stands N times.
-func unhex(s string) ([]byte, error) {
-	var out []byte
-	for _, word := range strings.Fields(s) {
-		word, times, repeated := strings.Cut(word, "*")
-		n := 1
-		if repeated {
-			var err error
-			if n, err = strconv.Atoi(times); err != nil {
-				return nil, err
-			}
-		}
-		b, err := hex.DecodeString(word)
-		if err != nil {
-			return nil, err
-		}
-		for range n {
-			out = append(out, b...)
-		}
-	}
-	return out, nil
 }
 
 // plugins opens what is to be tested.
@@ -150,15 +67,6 @@ func (v *vector) concerns(p *plugin) bool { return v.guest == "any" || v.guest =
 // usual reports whether the vector wants an instance like the others.
 func (v *vector) usual() bool {
 	return v.config == "{}" && v.out == outBytes && v.want != "trap" && !strings.HasPrefix(v.want, "refused")
-}
-
-// wants reports whether got is what the vector expects.
-func (v *vector) wants(got string) bool {
-	if text, ok := strings.CutPrefix(got, "verdict "); ok && strings.HasPrefix(v.want, "digest") {
-		b, err := hex.DecodeString(text)
-		return err == nil && digest(b) == v.want
-	}
-	return got == v.want
 }
 
 // cut shortens a long answer for a message.

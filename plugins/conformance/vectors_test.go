@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -216,34 +215,6 @@ func (w *writer) vector(guest, comment, settings string, record []byte, want any
 	case string:
 		fmt.Fprintln(w, want)
 	}
-}
-
-// digest is a long verdict in short.
-func digest(b []byte) string { return fmt.Sprintf("digest %d %x", len(b), sha256.Sum256(b)) }
-
-// hexLines writes 32 bytes a line; 4 equal lines and more are one, with how often it stands there.
-func hexLines(b []byte) string {
-	var s strings.Builder
-	for line := range slices.Chunk(b, 32) {
-		fmt.Fprintf(&s, "\n\t%x", line)
-	}
-	lines := strings.Split(s.String(), "\n")[1:]
-	s.Reset()
-	for i := 0; i < len(lines); {
-		n := 1
-		for i+n < len(lines) && lines[i+n] == lines[i] {
-			n++
-		}
-		if n < 4 {
-			n = 1
-		}
-		s.WriteString("\n" + lines[i])
-		if n > 1 {
-			fmt.Fprintf(&s, "*%d", n)
-		}
-		i += n
-	}
-	return s.String()
 }
 
 // rich is a request with everything in it.
