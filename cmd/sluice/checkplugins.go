@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -170,10 +171,12 @@ func lintTrust(file string) []config.Problem {
 
 // checkModule checks that a plugin's module can be had: this version carries one and loads no others.
 func checkModule(r *config.Report, at, file string) {
+	name, shipped := strings.CutPrefix(file, wasm.BuiltinScheme)
 	switch {
-	case file == "" || file == wasm.BuiltinScheme+"geofence":
-	case isShippedPlugin(file):
-		r.Error(at, fmt.Sprintf("no module %q is built in", strings.TrimPrefix(file, wasm.BuiltinScheme)), "file: "+wasm.BuiltinScheme+"geofence")
+	case file == "" || shipped && shippedPlugins[name] != nil:
+	case shipped:
+		have := slices.Sorted(maps.Keys(shippedPlugins))
+		r.Error(at, fmt.Sprintf("no module %q is built in", name), "have "+wasm.BuiltinScheme+strings.Join(have, ", "+wasm.BuiltinScheme))
 	default:
 		if _, err := os.Stat(file); err != nil {
 			r.Error(at, fmt.Sprintf("module %q cannot be read", file), "file: "+wasm.BuiltinScheme+"geofence, or a path that starts at the folder of the configuration file")

@@ -21,13 +21,14 @@ import (
 	"github.com/sluice-edge/sluice/gateway/fleet"
 	"github.com/sluice-edge/sluice/plugins/bundle"
 	"github.com/sluice-edge/sluice/plugins/geofence"
+	recipe "github.com/sluice-edge/sluice/plugins/process-recipe"
 )
 
 // shippedPlugins are the modules that the program carries.
-var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm}
+var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm, "process-recipe": recipe.Wasm}
 
 // pinnedPlugins are the digests of the modules that may load without a signature: they are part of the program.
-var pinnedPlugins = []string{geofence.Digest}
+var pinnedPlugins = []string{geofence.Digest, recipe.Digest}
 
 // offer is a module that may come in force in a slot, with what vouches for it.
 type offer struct {

@@ -32,7 +32,7 @@ const (
 // PluginConfig is one plugin as the operator attaches it.
 type PluginConfig struct {
 	Name       string                `yaml:"name" doc:"name of the plugin in records, logs and metrics" required:"true"`
-	File       string                `yaml:"file" doc:"module: a .wasm file, or builtin:geofence" required:"true"`
+	File       string                `yaml:"file" doc:"module: a .wasm file, or builtin: and the name of a plugin that the program carries" required:"true"`
 	Topics     []string              `yaml:"topics" doc:"topic filters of the messages that it judges; none = every message"`
 	Uplinks    []string              `yaml:"uplinks" doc:"uplinks that its verdicts apply to; none = all"`
 	ConfigFile string                `yaml:"config_file" doc:"the plugin's own configuration: a JSON or YAML file"`

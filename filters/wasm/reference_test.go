@@ -19,20 +19,16 @@ var update = flag.Bool("update", false, "write the vector files of the reference
 
 // referenceCase is one case of plugins/NAME/testdata/cases.json: a message with its findings, and what the plugin says.
 type referenceCase struct {
-	Name     string         `json:"name"`
-	Config   map[string]any `json:"config"`
-	Grants   []string       `json:"grants"` // nil: all that the manifest asks for
-	Topic    string         `json:"topic"`
-	Encoding string         `json:"encoding"` // json unless said otherwise: binary, text, unknown, cbor
-	Payload  string         `json:"payload"`  // instead of fields: text, or base64: or hex: in front of bytes, with *N behind for N times
-	Fields   []struct {
-		Key      string          `json:"key"`
-		Value    json.RawMessage `json:"value"`
-		Category string          `json:"category"` // none: no finding
-	} `json:"fields"`
-	Whole   []string `json:"whole"`   // categories of the whole message
-	Reached []string `json:"reached"` // counts that this message goes beyond
-	Want    struct {
+	Name     string           `json:"name"`
+	Config   map[string]any   `json:"config"`
+	Grants   []string         `json:"grants"` // nil: all that the manifest asks for
+	Topic    string           `json:"topic"`
+	Encoding string           `json:"encoding"` // json unless said otherwise: binary, text, unknown, cbor
+	Payload  string           `json:"payload"`  // instead of fields: text, or base64: or hex: in front of bytes, with *N behind for N times
+	Fields   []referenceField `json:"fields"`
+	Whole    []string         `json:"whole"`   // categories of the whole message
+	Reached  []string         `json:"reached"` // counts that this message goes beyond
+	Want     struct {
 		Action string   `json:"action"` // hold or block
 		Grade  string   `json:"grade"`
 		Edits  []string `json:"edits"` // finding, operation, parameter
@@ -40,6 +36,17 @@ type referenceCase struct {
 		Reason uint16   `json:"reason"`
 		Error  string   `json:"error"` // code of the FilterError
 	} `json:"want"`
+}
+
+// referenceField is one member of a flat message.
+type referenceField struct {
+	Key      string          `json:"key"`
+	Value    json.RawMessage `json:"value"`
+	Category string          `json:"category"` // none: no finding
+}
+
+func (rc *referenceCase) add(key, value, category string) {
+	rc.Fields = append(rc.Fields, referenceField{key, json.RawMessage(value), category})
 }
 
 var encodings = map[string]gateway.Encoding{"": gateway.JSON, "json": gateway.JSON, "binary": gateway.BinaryFrame, "text": gateway.Text, "unknown": gateway.UnknownEncoding, "cbor": gateway.CBOR}
