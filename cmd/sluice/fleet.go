@@ -659,9 +659,6 @@ func (a *assembly) onStrike(f *fitted, code string, third bool) {
 func (a *assembly) outOfService(f *fitted) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
-	if a.closing {
-		return
-	}
 	b := a.now.Load()
 	name := f.Name()
 	i, err := b.at(name)
@@ -733,7 +730,6 @@ func (a *assembly) strikeActive(b *built, i int, slot fleet.Slot) {
 func (a *assembly) stopTrial() {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
-	a.closing = true
 	if a.trial != nil {
 		a.trial.timer.Stop()
 		a.trial = nil

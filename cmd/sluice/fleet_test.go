@@ -237,12 +237,13 @@ func (b *pluginBox) events() (list []string) {
 	return list
 }
 
+// saw waits for an event on the record: it is told after what it tells of.
 func (b *pluginBox) saw(event string) {
 	b.t.Helper()
-	b.send(1) // what was appended before it is committed
-	if list := b.events(); !slices.Contains(list, event) {
-		b.t.Errorf("%q is not on the record: %q", event, list)
-	}
+	b.until(event+" on the record", func() bool {
+		b.send(1) // what was appended before it is committed
+		return slices.Contains(b.events(), event)
+	})
 }
 
 // until waits for what a goroutine of the gateway does.

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("GEOFENCE", module) // a module to sign
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"anyport": anyPort},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"anyport": anyPort, "module": writeModule},
 	})
 }
 
@@ -42,4 +43,12 @@ func anyPort(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s listens on another port", args[0])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(changed), 0o600))
+}
+
+// writeModule writes a plugin: its name, serial, what it does with every message, and the file.
+func writeModule(ts *testscript.TestScript, _ bool, args []string) {
+	serial, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	does := map[string]byte{"lets": lets, "holds": holds, "blocks": blocks, "traps": traps}[args[2]]
+	ts.Check(os.WriteFile(ts.MkAbs(args[3]), module(args[0], serial, does), 0o600))
 }

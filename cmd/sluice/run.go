@@ -58,9 +58,8 @@ type assembly struct {
 	stopServing context.CancelFunc
 	others      sync.WaitGroup // what serves: forwarders, console, watchers
 
-	reloading   sync.Mutex             // serialises reload and changes of plugins; guards trial and closing
+	reloading   sync.Mutex             // serialises reload and changes of plugins; guards trial
 	trial       *trying                // waits for its confirmation; nil: nothing does
-	closing     bool                   // nothing changes any more
 	shown       atomic.Pointer[trying] // is trial, for those who only look
 	now         atomic.Pointer[built]  // in force
 	fleet       *fleet.Store
