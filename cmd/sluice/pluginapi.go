@@ -128,6 +128,7 @@ type loadRequest struct {
 	Name   string `json:"name"`
 	Module []byte `json:"wasm"` // base64
 	Sig    []byte `json:"sig"`
+	Tests  []byte `json:"vectors,omitempty"` // self-test file
 	Shadow bool   `json:"shadow,omitempty"`
 	Canary string `json:"canary,omitempty"` // share of the devices: 5%
 	probationRequest
@@ -183,8 +184,8 @@ func (q *probationRequest) parse() (w probationOf, err error) {
 	return w, nil
 }
 
-// maxLoad bounds what is sent along with a load: module and signature in base64.
-const maxLoad = (wasm.MaxModule+bundle.MaxSignature)/3*4 + 64<<10
+// maxLoad bounds what is sent along with a load: module, signature and self-test in base64.
+const maxLoad = (wasm.MaxModule+bundle.MaxSignature+wasm.MaxVectors)/3*4 + 64<<10
 
 // readLoad reads a load request: JSON, or a form with the files wasm and sig. Fields may stand in the address too.
 func readLoad(r *http.Request) (q loadRequest, err error) {
@@ -236,6 +237,8 @@ func (q *loadRequest) set(name string, data []byte) (err error) {
 		q.Module = data
 	case "sig":
 		q.Sig = data
+	case "vectors":
+		q.Tests = data
 	case "shadow":
 		if q.Shadow, err = strconv.ParseBool(text); err != nil {
 			return errors.New("shadow is neither true nor false")
@@ -249,7 +252,7 @@ func (q *loadRequest) set(name string, data []byte) (err error) {
 	case "max_latency":
 		q.MaxLatency = text
 	default:
-		return errors.New("a field is none of name, wasm, sig, shadow, canary, confirm, max_delta, max_latency")
+		return errors.New("a field is none of name, wasm, sig, vectors, shadow, canary, confirm, max_delta, max_latency")
 	}
 	return nil
 }
@@ -279,7 +282,7 @@ func (a *assembly) takeIn(r *http.Request, by string) (any, error) {
 	if as != inForce && want.confirm != 0 {
 		return nil, errors.New("a shadow or canary has no probation; promote takes confirm")
 	}
-	return a.loadPlugin(q.Name, fleet.Bundle{Module: q.Module, Sig: q.Sig}, as, share, want, false, by)
+	return a.loadPlugin(q.Name, fleet.Bundle{Module: q.Module, Sig: q.Sig, Vectors: q.Tests}, as, share, want, false, by)
 }
 
 // onPlugin answers POST /api/v1/plugins/VERB.
@@ -391,7 +394,12 @@ func (a *assembly) takeFile(c *wasm.PluginConfig) bool {
 		a.log.Error("read file of a plugin", "plugin", c.Name, "err", err)
 		return true
 	}
-	_, err = a.loadPlugin(c.Name, fleet.Bundle{Module: module, Sig: sig}, inForce, 0, probationOf{}, true, "file")
+	tests, err := c.Vectors("")
+	if err != nil {
+		a.log.Error("read file of a plugin", "plugin", c.Name, "err", err)
+		return true
+	}
+	_, err = a.loadPlugin(c.Name, fleet.Bundle{Module: module, Sig: sig, Vectors: tests}, inForce, 0, probationOf{}, true, "file")
 	switch {
 	case err == nil, errors.Is(err, fleet.ErrSame), errors.Is(err, fleet.ErrRefused):
 	case errors.Is(err, fleet.ErrPending):

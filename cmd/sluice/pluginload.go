@@ -88,15 +88,16 @@ func progress(stderr io.Writer) func() {
 	}
 }
 
-// readBundle reads a module and the signature beside it; without one the gateway says what it thinks of that.
-func readBundle(file string) (module, sig []byte, err error) {
-	if module, err = readBounded(file, wasm.MaxModule); err != nil {
-		return nil, nil, err
+// bundle reads a module, the signature and the self-test beside it; without one the gateway says what it thinks of that.
+func (q *loadRequest) bundle(file string) (err error) {
+	if q.Module, err = readBounded(file, wasm.MaxModule); err != nil {
+		return err
 	}
-	if sig, err = readBounded(file+bundle.Suffix, bundle.MaxSignature); errors.Is(err, iofs.ErrNotExist) {
-		err = nil
+	if q.Sig, err = readBounded(file+bundle.Suffix, bundle.MaxSignature); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
 	}
-	return module, sig, err
+	q.Tests, err = (&wasm.PluginConfig{Name: q.Name, File: file}).Vectors("")
+	return err
 }
 
 func pluginLoad(args []string, _ io.Reader, stdout, stderr io.Writer) int {
@@ -117,7 +118,7 @@ func pluginLoad(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	var err error
 	q.Name = r.args[0]
-	if q.Module, q.Sig, err = readBundle(r.args[1]); err != nil {
+	if err = q.bundle(r.args[1]); err != nil {
 		return fail(stderr, err, moduleHint(r.args[1]))
 	}
 	return onGateway(r, "plugins", &q, stdout, stderr)
@@ -144,7 +145,7 @@ func pluginShadow(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	}
 	q := loadRequest{Name: r.args[0], Shadow: true}
 	var err error
-	if q.Module, q.Sig, err = readBundle(r.args[1]); err != nil {
+	if err = q.bundle(r.args[1]); err != nil {
 		return fail(stderr, err, moduleHint(r.args[1]))
 	}
 	return onGateway(r, "plugins", &q, stdout, stderr)

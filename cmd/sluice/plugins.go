@@ -36,6 +36,7 @@ type offer struct {
 	fleet.Version
 	name   string         // in its manifest
 	signer *bundle.Signer // nil: the program knows it by digest
+	fresh  bool           // taken in now: not tested before
 }
 
 // vouch checks the signature over the bytes of a module, then reads the manifest. One that is fresh is taken in now: its key
@@ -45,7 +46,7 @@ func vouch(b fleet.Bundle, trust *bundle.Trust, fresh bool) (*offer, error) {
 		return nil, fmt.Errorf("module has more than %d bytes", wasm.MaxModule)
 	}
 	sum := sha256.Sum256(b.Module)
-	of := &offer{Bundle: b, Version: fleet.Version{Digest: hex.EncodeToString(sum[:])}}
+	of := &offer{Bundle: b, Version: fleet.Version{Digest: hex.EncodeToString(sum[:])}, fresh: fresh}
 	if len(b.Sig) > 0 || !slices.Contains(pinnedPlugins, of.Digest) {
 		var err error
 		if fresh {
@@ -121,6 +122,9 @@ func offerOf(c *wasm.PluginConfig, trust *bundle.Trust) (*offer, error) {
 			return nil, err
 		}
 	}
+	if b.Vectors, err = c.Vectors(""); err != nil {
+		return nil, err
+	}
 	of, err := vouch(b, trust, true)
 	if err == nil {
 		err = of.fits(c.Name)
@@ -150,7 +154,7 @@ func (in *surroundings) fit(c *wasm.PluginConfig, of *offer, categories []gatewa
 	if !shadow { // its time is nobody's
 		f.observe = in.observe(c.Name)
 	}
-	env := wasm.Env{Pinned: pinnedPlugins, Compiler: newCompiler(in.compiled), Categories: categories, Pseudonym: in.pseudonym, Shadow: shadow, Log: in.log,
+	env := wasm.Env{Pinned: pinnedPlugins, Vectors: of.Vectors, Tested: !of.fresh || of.signer == nil, Compiler: newCompiler(in.compiled), Categories: categories, Pseudonym: in.pseudonym, Shadow: shadow, Log: in.log,
 		OnStrike: func(_, code string) { f.strike(code) }}
 	if of.signer != nil {
 		env.Signer = &wasm.Signer{Key: of.Key, Limit: of.signer.Limit}

@@ -3,8 +3,10 @@ package wasm
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -202,6 +204,21 @@ func (c *PluginConfig) Module(dir string, builtin map[string][]byte) ([]byte, er
 	data, err := readFile(dir, c.File, MaxModule)
 	if err != nil {
 		return nil, fmt.Errorf("read plugin %q: %w", c.Name, err)
+	}
+	return data, nil
+}
+
+// Vectors reads the self-test file beside the module: NAME.vectors for NAME.wasm, nil when there is none. Built-in modules have none.
+func (c *PluginConfig) Vectors(dir string) ([]byte, error) {
+	if strings.HasPrefix(c.File, BuiltinScheme) {
+		return nil, nil
+	}
+	data, err := readFile(dir, strings.TrimSuffix(c.File, ".wasm")+VectorsSuffix, MaxVectors)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read self-test file of plugin %q: %w", c.Name, err)
 	}
 	return data, nil
 }

@@ -36,6 +36,9 @@
 //  6. _initialize is called, then sluice_arena(in_bytes, out_bytes), which returns in_ptr<<32 | out_ptr: two regions, aligned to 8,
 //     inside memory, apart from each other; then sluice_configure with the configuration as JSON, {} when the operator gave none. Anything
 //     but 0 refuses the load; the out region then holds u32 length and text.
+//  7. A manifest with vectors has a self-test file, NAME.vectors beside NAME.wasm, with this SHA-256, in the format of
+//     plugins/conformance; regions and limits are those of the manifest. Every vector for this plugin is answered as the file says, or
+//     the load is refused. It is run when a version is taken in, not each time it is loaded again.
 //
 // # Imports
 //
@@ -91,7 +94,7 @@
 //
 // # Left for later
 //
-// Not granted in this version: replace, declassify. Not done: self-test vectors, sealed configuration files, the request flag for
+// Not granted in this version: replace, declassify. Not done: sealed configuration files, the request flag for
 // replay.
 //
 // # Goroutines

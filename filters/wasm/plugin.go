@@ -24,6 +24,8 @@ type Env struct {
 	Builtin    map[string][]byte                  // modules that the program carries, by name
 	Pinned     []string                           // SHA-256 of the modules that load without a signature, hexadecimal, lower case
 	Signer     *Signer                            // who signed the very bytes that are loaded; nil: nobody, only what is pinned loads
+	Vectors    []byte                             // the self-test file, which a manifest with vectors wants; nil: there is none
+	Tested     bool                               // this version passed its self-test when it was taken in: it need not again
 	Compiler   *Compiler                          // compiles in a process of its own; nil: in this one
 	Categories []gateway.Category                 // in force; findings and labels are indices into it
 	Pseudonym  func(source, client string) string // keyed pseudonym of a device, safe for concurrent use; nil: plugins see none
@@ -70,11 +72,16 @@ type Plugin struct {
 	strikes  atomic.Uint64
 }
 
-// Open reads the module that the configuration names and loads it.
+// Open reads the module that the configuration names, and the self-test file beside it, and loads it.
 func Open(ctx context.Context, c PluginConfig, env Env) (*Plugin, error) {
 	data, err := c.Module(env.Dir, env.Builtin)
 	if err != nil {
 		return nil, err
+	}
+	if env.Vectors == nil {
+		if env.Vectors, err = c.Vectors(env.Dir); err != nil {
+			return nil, err
+		}
 	}
 	return Load(ctx, c, data, env)
 }
@@ -117,6 +124,11 @@ func load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, e
 	}
 	if p.pool, err = newPool(ctx, mod, engine{env.Compiler, env.interpret}, config, log, min(size, maxInstances)); err != nil {
 		return nil, err
+	}
+	if !env.Tested {
+		if err := p.pool.checkVectors(ctx, p.manifest, env.Vectors); err != nil {
+			return nil, refuse(LoadVectors, errors.Join(fmt.Errorf("test plugin: %w", err), p.pool.close()))
+		}
 	}
 	p.warn(env.Log)
 	return p, nil

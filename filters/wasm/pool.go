@@ -251,8 +251,13 @@ func (in *instance) configure(config []byte, l Limits) error {
 			text = strings.Map(printable, string(b))
 		}
 	}
-	return errors.New(text)
+	return &notAccepted{text}
 }
+
+// notAccepted is a configuration that the plugin refuses, in its own words.
+type notAccepted struct{ text string }
+
+func (e *notAccepted) Error() string { return e.text }
 
 // printable keeps what can stand in an error text.
 func printable(r rune) rune {

@@ -30,7 +30,10 @@ const (
 var ErrFormat = errors.New("set of plugins has a format that this version does not know")
 
 // Bundle is the bytes of a module and of its signature file, nil when the program knows the module by digest.
-type Bundle struct{ Module, Sig []byte }
+type Bundle struct {
+	Module, Sig []byte
+	Vectors     []byte // self-test of a version that is taken in; it is run once and not kept
+}
 
 // Options are what a store is opened with.
 type Options struct {
