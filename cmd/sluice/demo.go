@@ -49,11 +49,16 @@ type demo struct {
 	scan  *leaks.Scanner
 	began time.Time
 
-	mu      sync.Mutex // guards the book
-	sent    map[uint64]*demoMessage
-	leaks   []string
-	strange int // arrived without being sent
-	offline bool
+	signer  *demoSigner
+	swapped string // digest of the version that was put in force
+	faulty  uint64 // version set with the plugin that traps
+
+	mu       sync.Mutex // guards the book
+	sent     map[uint64]*demoMessage
+	leaks    []string
+	strange  int // arrived without being sent
+	offline  bool
+	trapping bool // what is sent now may meet the plugin that traps
 }
 
 // demoMessage is one line of the book.
@@ -62,6 +67,7 @@ type demoMessage struct {
 	acked   bool
 	arrived int
 	sample  bool // shown in the table
+	trapped bool // sent while a faulty plugin was in force, so that it may have been blocked
 }
 
 func demoVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -79,7 +85,7 @@ func demoVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	d := &demo{out: stdout, scan: leaks.New(demoDecimals), sent: map[uint64]*demoMessage{}}
+	d := &demo{out: &oneWriter{w: stdout}, scan: leaks.New(demoDecimals), sent: map[uint64]*demoMessage{}}
 	if *asJSON {
 		d.out = io.Discard
 	}
@@ -141,12 +147,13 @@ func (d *demo) run(ctx context.Context, length time.Duration, admin string, seed
 		return r, nil, err
 	}
 	d.drain(ctx)
+	failures := d.failures()
 	stopGate()
 	if err := <-done; err != nil {
 		return r, nil, err
 	}
 	d.gate = nil
-	return d.check(cfg)
+	return d.check(cfg, failures)
 }
 
 // configure writes the keys, the catalog of the site and the configuration of the demo.
@@ -175,6 +182,9 @@ func (d *demo) configure(listen, admin string) (string, error) {
 	text := strings.NewReplacer("@DIR@", d.dir, "@LISTEN@", listen, "@CLOUD@", d.cloud.address, "@AREAS@", areas.String(),
 		"@UNTIL@", time.Now().AddDate(1, 0, 0).Format(time.DateOnly), "@ADMIN@", admin, "@CORE@", fleet.CoreKey).Replace(demoConfig)
 	site := strings.ReplaceAll(demoCatalog, "@CORE@", fleet.CoreKey)
+	if d.signer, err = newDemoSigner(d.dir); err != nil {
+		return "", err
+	}
 	if err := os.WriteFile(filepath.Join(d.dir, "site.catalog.yaml"), []byte(site), 0o600); err != nil {
 		return "", err
 	}
@@ -213,7 +223,8 @@ plugins:
     on_error: block
     config:
       areas:
-@AREAS@policy:
+@AREAS@trust: "@DIR@/trust.yaml"
+policy:
   - { match: { grade: core }, action: block }
   - { match: { grade: important, category: "VEH-LOC-*" }, action: encrypt, to: oem-dso, approval: { ref: DEMO-1, until: @UNTIL@ } }
   - { match: { grade: important }, action: block }
@@ -247,8 +258,12 @@ func (d *demo) drive(ctx context.Context, address string, length time.Duration, 
 		defer c.Disconnect(100)
 		cars[name] = c
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	exchanged := make(chan error, 1)
+	go func() { exchanged <- d.exchange(ctx, length) }()
 	var acks sync.WaitGroup
 	defer acks.Wait()
+	defer cancel()
 	tick := time.NewTicker(time.Second / demoRate)
 	defer tick.Stop()
 	cut, mend, end := length*35/100, length*60/100, length*85/100
@@ -284,7 +299,8 @@ func (d *demo) drive(ctx context.Context, address string, length time.Duration, 
 			return fmt.Errorf("stopped before the end")
 		}
 	}
-	return nil
+	cancel()
+	return <-exchanged
 }
 
 // outage switches the cloud off, or says that it comes back.
@@ -311,6 +327,7 @@ func (d *demo) note(m *demoMessage) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.sent[m.Seq] = m
+	m.trapped = d.trapping
 	m.sample = !d.offline && len(d.sent)%80 == 1 || d.fresh(m)
 	if m.sample && m.Expect == fleet.Stays {
 		d.line(m, "", nil)
@@ -366,7 +383,8 @@ func (d *demo) drain(ctx context.Context) {
 }
 
 // check closes the book: what the vehicles know, what the cloud saw, what the journal says, and what an inspector finds.
-func (d *demo) check(cfg *Config) (r demoResult, problems []string, err error) {
+// failures is how many messages the faulty plugin stopped.
+func (d *demo) check(cfg *Config, failures int) (r demoResult, problems []string, err error) {
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	verified, err := verifyLog(context.Background(), cfg, "")
 	if err != nil {
@@ -382,7 +400,7 @@ func (d *demo) check(cfg *Config) (r demoResult, problems []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r.Totals, r.Leaks = stat.Totals, len(d.leaks)
-	acked, mustArrive := 0, 0
+	acked, mustArrive, stopped := 0, 0, 0
 	for _, m := range d.sent {
 		if m.acked {
 			acked++
@@ -391,6 +409,8 @@ func (d *demo) check(cfg *Config) (r demoResult, problems []string, err error) {
 			r.Duplicates += m.arrived - 1
 		}
 		switch {
+		case m.Expect == fleet.Arrives && m.trapped && m.arrived == 0:
+			stopped++
 		case m.Expect == fleet.Arrives && m.acked:
 			mustArrive++
 			if m.arrived == 0 {
@@ -404,6 +424,9 @@ func (d *demo) check(cfg *Config) (r demoResult, problems []string, err error) {
 	r.Identity = r.Totals.Identity() && r.Received == uint64(verified.Records)
 	if r.Lost > 0 {
 		bad("%d acknowledged messages did not arrive", r.Lost)
+	}
+	if stopped > failures || failures == 0 {
+		bad("%d messages stayed under the faulty plugin, which failed on %d", stopped, failures)
 	}
 	for i, l := range d.leaks {
 		if i == 5 {
