@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -100,5 +101,48 @@ func TestAFileWithoutItsNewestMetaPageIsNotWrittenTo(t *testing.T) {
 	}
 	if err := closeBolt(b); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNoBitOfASmallFileTakesAllMemory flips every bit of the pages' heads and elements: what opens can be read to its end.
+func TestNoBitOfASmallFileTakesAllMemory(t *testing.T) {
+	b, path := boltPages(t)
+	if err := closeBolt(b); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, refused := 0, 0
+	for page := 2 * 4096; page < len(whole); page += 4096 {
+		for bit := range 8 * (pageHead + 2*pageElement) {
+			spoilt := bytes.Clone(whole)
+			spoilt[page+bit/8] ^= 1 << (bit % 8)
+			if err := os.WriteFile(path, spoilt, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b, err := openBolt(path, bbolt.Options{ReadOnly: true}, os.OpenFile)
+			if err != nil {
+				refused++
+				continue
+			}
+			left := 1000
+			b.read(func(tx *bbolt.Tx) error {
+				return tx.ForEach(func(_ []byte, b *bbolt.Bucket) error {
+					return b.ForEach(func(_, _ []byte) error {
+						if left--; left < 0 {
+							t.Fatalf("byte %d, bit %d: there is no end", page+bit/8, bit%8)
+						}
+						return nil
+					})
+				})
+			})
+			closeBolt(b)
+			read++
+		}
+	}
+	if read == 0 || refused == 0 {
+		t.Fatalf("%d read, %d refused", read, refused)
 	}
 }

@@ -101,14 +101,15 @@ func newImage(b []byte) *image {
 // maxFreeCheck bounds the files whose list of free pages is looked at.
 const maxFreeCheck = 64 << 20
 
-// treeFits returns an error of damage for a file in which a page leads to one that is above it or is not there: bbolt goes
-// round and round, and takes memory for every step. Segments are not looked at: they are large, and read at every start.
+// treeFits returns an error of damage for a file in which a page leads to one that is above it or is not there, or in which
+// an element does not stand in its page, so that bbolt takes anything for the number of a page: it goes round and round, and
+// takes memory for every step. Segments are not looked at: they are large, and read at every start.
 func treeFits(path string) error {
 	if st, err := os.Stat(path); err != nil || st.Size() == 0 || st.Size() > maxFreeCheck {
 		return nil // made anew, or bbolt's to say
 	}
 	m, err := readImage(path)
-	if err == nil && m.twice {
+	if err == nil && (m.twice || slices.ContainsFunc(m.tops, func(at int) bool { return !m.ordered(at) })) {
 		err = &damaged{"its pages do not make a tree"}
 	}
 	return err
