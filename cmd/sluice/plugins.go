@@ -21,14 +21,15 @@ import (
 	"github.com/sluice-edge/sluice/gateway/fleet"
 	"github.com/sluice-edge/sluice/plugins/bundle"
 	"github.com/sluice-edge/sluice/plugins/geofence"
+	"github.com/sluice-edge/sluice/plugins/media"
 	recipe "github.com/sluice-edge/sluice/plugins/process-recipe"
 )
 
 // shippedPlugins are the modules that the program carries.
-var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm, "process-recipe": recipe.Wasm}
+var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm, "media": media.Wasm, "process-recipe": recipe.Wasm}
 
 // pinnedPlugins are the digests of the modules that may load without a signature: they are part of the program.
-var pinnedPlugins = []string{geofence.Digest, recipe.Digest}
+var pinnedPlugins = []string{geofence.Digest, media.Digest, recipe.Digest}
 
 // offer is a module that may come in force in a slot, with what vouches for it.
 type offer struct {
