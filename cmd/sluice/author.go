@@ -87,7 +87,7 @@ func (f authorFlags) open(file string, stderr io.Writer) (*authored, int) {
 	if a.compiled, err = os.MkdirTemp("", "sluice-plugin-"); err != nil {
 		return nil, fail(stderr, err)
 	}
-	return a, a.classify(catalogs, stderr)
+	return a, a.openCatalogs(catalogs, stderr)
 }
 
 // readEntry finds the plugin in a configuration, of which only this part has to be good.
@@ -121,8 +121,8 @@ func (a *authored) readEntry(file, name string, stderr io.Writer) (catalogs []st
 	return cfg.Catalogs, exitGood
 }
 
-// classify opens catalogs: those of the configuration, else the shipped ones that have categories of the manifest.
-func (a *authored) classify(names []string, stderr io.Writer) int {
+// openCatalogs opens catalogs: those of the configuration, else the shipped ones that have categories of the manifest.
+func (a *authored) openCatalogs(names []string, stderr io.Writer) int {
 	if len(names) == 0 && a.manifest != nil {
 		for _, name := range catalog.Shipped {
 			c, err := catalog.Builtin(name)
@@ -151,9 +151,9 @@ func (a *authored) classify(names []string, stderr io.Writer) int {
 	return exitGood
 }
 
-// env is what a plugin is loaded with: its author vouches for it.
+// env is what a plugin is loaded with: its author vouches for it, and is told of its self-test by check.
 func (a *authored) env() wasm.Env {
 	sum := sha256.Sum256(a.module)
-	return wasm.Env{Dir: a.dir, Pinned: []string{hex.EncodeToString(sum[:])}, Compiler: a.compiler(), Categories: a.cats.Categories(), Instances: 1,
+	return wasm.Env{Dir: a.dir, Pinned: []string{hex.EncodeToString(sum[:])}, Compiler: a.compiler(), Tested: true, Categories: a.cats.Categories(), Instances: 1,
 		Pseudonym: func(source, client string) string { return "device" }}
 }

@@ -16,6 +16,8 @@ import (
 var authorVerbs = []verb{
 	{"new", "begin a plugin: --lang go|c|rust|as NAME", pluginNew},
 	{"check", "report everything that keeps a module from being a plugin: FILE.wasm", pluginCheck},
+	{"run", "show it recorded messages: FILE.wasm MESSAGES", pluginRun},
+	{"bench", "measure what it costs for each message: FILE.wasm [MESSAGES]", pluginBench},
 }
 
 // newName is what a plugin of one's own may be called: what manifests allow, with a letter in front.

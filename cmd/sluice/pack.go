@@ -15,9 +15,6 @@ import (
 // maxManifestFile bounds a manifest with its blanks.
 const maxManifestFile = 64 << 10
 
-// maxVectorsFile bounds a self-test file.
-const maxVectorsFile = 8 << 20
-
 // pluginPack puts a manifest into a module, in place.
 func pluginPack(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	fs := newFlags("plugin pack", "--manifest FILE [--vectors FILE] FILE.wasm")
@@ -39,7 +36,7 @@ func pluginPack(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return fail(stderr, err, moduleHint(rest[0]))
 	}
 	if *vectors != "" {
-		tests, err := readBounded(*vectors, maxVectorsFile)
+		tests, err := readBounded(*vectors, wasm.MaxVectors)
 		if err != nil {
 			return fail(stderr, err, "sluice plugin run --vectors "+*vectors+" FILE.wasm MESSAGES writes it")
 		}

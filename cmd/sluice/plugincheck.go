@@ -37,9 +37,6 @@ type checkFuel struct {
 	MessageLimit uint64 `json:"message_limit"`
 }
 
-// vectorsSuffix is what a self-test file has instead of .wasm.
-const vectorsSuffix = ".vectors"
-
 // pluginCheck reports everything that would keep a module from being a plugin.
 func pluginCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	fs := newFlags("plugin check", "[-c FILE] [--config FILE] [--json] FILE.wasm")
@@ -84,7 +81,9 @@ func pluginCheck(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	return exitGood
 }
 
-func (a *authored) vectorsFile() string { return strings.TrimSuffix(a.file, ".wasm") + vectorsSuffix }
+func (a *authored) vectorsFile() string {
+	return strings.TrimSuffix(a.file, ".wasm") + wasm.VectorsSuffix
+}
 
 // bad notes an error, and what to do about it.
 func (r *checkReport) bad(err error, hint string) {
@@ -183,7 +182,7 @@ func clipText(s string, n int) string {
 // selfTest runs the file that the manifest names by its digest.
 func (a *authored) selfTest(r *checkReport) {
 	file := a.vectorsFile()
-	text, err := readBounded(file, maxVectorsFile)
+	text, err := readBounded(file, wasm.MaxVectors)
 	switch {
 	case errors.Is(err, os.ErrNotExist) && a.manifest.Vectors == "":
 		return
