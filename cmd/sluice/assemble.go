@@ -43,10 +43,11 @@ type surroundings struct {
 	by       string // who brings it in force, for its record
 	log      *slog.Logger
 
-	pseudonym func(source, client string) string       // of devices, for plugins
-	deviceKey [32]byte                                 // by which devices are canaries
-	strike    func(f *fitted, code string, third bool) // told of lost instances; nil: nobody
-	choose    func(b *built, i int) (place, error)     // loads plugin i of the configuration; nil: what its file says
+	leaveFiles bool                                     // plugins' files bring nothing new
+	pseudonym  func(source, client string) string       // of devices, for plugins
+	deviceKey  [32]byte                                 // by which devices are canaries
+	strike     func(f *fitted, code string, third bool) // told of lost instances; nil: nobody
+	choose     func(b *built, i int) (place, error)     // loads plugin i of the configuration; nil: what its file says
 }
 
 // built is a version set with what it was made of.

@@ -35,6 +35,7 @@ type Config struct {
 	Admin        AdminConfig            `yaml:"admin" doc:"health, metrics and console"`
 
 	file  string         // absolute path of the main file
+	kept  *keptConfig    // the copy that this was made of; nil: the files on disk
 	roles *console.Roles // what admin.roles says, set by check; nil: no role file
 }
 

@@ -66,6 +66,9 @@ func (a *assembly) chooser(in *surroundings, start bool) func(b *built, i int) (
 		c, slot := &b.cfg.Plugins[i], a.fleet.Slot(b.cfg.Plugins[i].Name)
 		cats := b.set.Classifier.Categories()
 		of, err := offerOf(c, b.trust)
+		if in.leaveFiles && slot.Active != nil {
+			err = fleet.ErrSame
+		}
 		if err == nil {
 			err = slot.May(of.Version, true)
 			if old := new(bundle.Refusal); errors.As(err, &old) && old.Reason == bundle.OldSerial && slot.Active != nil {

@@ -159,6 +159,11 @@ func (b *pluginBox) start() {
 	if err := report.Err(); err != nil {
 		b.t.Fatal(err)
 	}
+	b.startWith(cfg)
+}
+
+func (b *pluginBox) startWith(cfg *Config) {
+	b.t.Helper()
 	a, err := assemble(cfg, slog.New(slog.DiscardHandler), parts{})
 	if err != nil {
 		b.t.Fatal(err)
@@ -337,7 +342,7 @@ func TestAProbationThatNobodyConfirms(t *testing.T) {
 	if _, err := b.load(1, module("alpha", 3, lets), probationOf{}); err == nil || b.serial() != 2 {
 		t.Errorf("another load meanwhile: %v", err)
 	}
-	if err := b.reload("test"); err == nil {
+	if err := b.reload("test", probationOf{}); err == nil {
 		t.Error("a reload meanwhile")
 	}
 	b.endTrial(b.trial, fleet.Unconfirmed, nil) // as its timer does
@@ -484,7 +489,7 @@ func TestAFileIsTakenInWhenItChanges(t *testing.T) {
 	if !b.takeFile(c) || b.serial() != 1 {
 		t.Error("what was rolled back came back by itself")
 	}
-	if err := b.reload("test"); err != nil || b.serial() != 1 {
+	if err := b.reload("test", probationOf{}); err != nil || b.serial() != 1 {
 		t.Errorf("reload: %v, serial %d", err, b.serial())
 	}
 	b.restart()
@@ -497,7 +502,7 @@ func TestAFileIsTakenInWhenItChanges(t *testing.T) {
 		t.Error("a file comes in while something is on probation")
 	}
 	b.must(b.confirmPlugin("alpha", "test"))
-	if err := b.reload("test"); err != nil || b.serial() != 4 {
+	if err := b.reload("test", probationOf{}); err != nil || b.serial() != 4 {
 		t.Errorf("reload: %v, serial %d", err, b.serial())
 	}
 	b.write("alpha.wasm.sig", nil)
@@ -516,7 +521,7 @@ func TestAFileIsTakenInWhenItChanges(t *testing.T) {
 func TestARevokedKeyEndsItsVersions(t *testing.T) {
 	b := newPluginBox(t)
 	b.write("trust.yaml", []byte("keys:\n"+author(1).trusts(t, ", revoked: true")+author(2).trusts(t, "")))
-	if err := b.reload("test"); err != nil {
+	if err := b.reload("test", probationOf{}); err != nil {
 		t.Fatal(err)
 	}
 	if b.serial() != 0 || b.send(1) != gateway.Blocked {

@@ -33,7 +33,7 @@ func TestAReloadTakesInAnotherIdentity(t *testing.T) {
 		if err := os.WriteFile(file, bytes.Replace(text, []byte(old), []byte(new), 1), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return a.reload("test")
+		return a.reload("test", probationOf{})
 	}
 	if err := edit("identity: { mode: field }", "identity: { mode: cloudevents, type: com.example.demo }"); err != nil {
 		t.Fatal(err)

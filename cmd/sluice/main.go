@@ -42,6 +42,7 @@ func verbs() []verb {
 	return []verb{
 		{"demo", "play the whole path in one process: vehicles, gate, cloud, an outage", demoVerb},
 		{"run", "run the gateway", runVerb},
+		{"reload", "put the configuration on disk in force, or on probation", reloadVerb},
 		{"init", "write a first configuration and its keys, or propose one from live traffic", initVerb},
 		{"lint", "report every problem of configuration and catalog files, offline", lintVerb},
 		{"schema", "print the JSON Schema of the configuration", schemaVerb},

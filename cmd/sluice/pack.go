@@ -48,7 +48,7 @@ func pluginPack(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(stderr, fmt.Errorf("pack %q: %w", rest[0], err))
 	}
-	if err := replaceFile(rest[0], packed); err != nil {
+	if err := replaceFile(rest[0], 0o644, packed); err != nil {
 		return fail(stderr, err)
 	}
 	fmt.Fprintf(stdout, "%s  has its manifest, %d bytes\n", rest[0], len(packed))

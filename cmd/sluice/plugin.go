@@ -56,7 +56,7 @@ func pluginSign(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(stderr, err)
 	}
-	if err := replaceFile(rest[0]+bundle.Suffix, sig); err != nil {
+	if err := replaceFile(rest[0]+bundle.Suffix, 0o644, sig); err != nil {
 		return fail(stderr, err)
 	}
 	fmt.Fprintf(stdout, "%s  signed by %s with %s\n", rest[0]+bundle.Suffix, key.ID, strings.Join(algorithmsOf(key), " and "))
@@ -211,7 +211,7 @@ func readBounded(name string, limit int64) ([]byte, error) {
 }
 
 // replaceFile writes a file whole or not at all, in place of one that may be there.
-func replaceFile(path string, data []byte) (err error) {
+func replaceFile(path string, mode os.FileMode, data []byte) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write %q: %w", path, err)
@@ -224,15 +224,11 @@ func replaceFile(path string, data []byte) (err error) {
 	}
 	defer os.Remove(tmp.Name())
 	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncFolder(dir)
 }

@@ -300,7 +300,7 @@ func onPlugin(do func(name string, want probationOf, by string) (*pluginAnswer, 
 	}
 }
 
-// pluginChanges are the changes of plugins.
+// pluginChanges are the changes of plugins, and of what else may be on probation.
 func (a *assembly) pluginChanges() map[string]console.Change {
 	change := func(maxBody int64, do func(r *http.Request, by string) (any, error)) console.Change {
 		return console.Change{Role: console.Operator, MaxBody: maxBody, Do: func(_ context.Context, r *http.Request, by console.Caller) (any, error) { return do(r, by.Name) }}
@@ -319,6 +319,13 @@ func (a *assembly) pluginChanges() map[string]console.Change {
 		"POST plugins/rollback":      plain(a.rollbackPlugin),
 		"POST plugins/remove-shadow": plain(a.removeShadow),
 		"POST plugins/promote":       change(0, onPlugin(a.promotePlugin)),
+		"POST reload":                change(0, a.reloadChange),
+		"POST reload/keep": change(0, func(_ *http.Request, by string) (any, error) {
+			return map[string]bool{"ok": true}, a.endReload(true, by)
+		}),
+		"POST reload/back": change(0, func(_ *http.Request, by string) (any, error) {
+			return map[string]bool{"ok": true}, a.endReload(false, by)
+		}),
 	}
 }
 

@@ -216,7 +216,7 @@ func (a *authored) writeVectors(file string, plugin *wasm.Plugin, list []recorde
 	if b.Len() > wasm.MaxVectors {
 		return fail(stderr, fmt.Errorf("a self-test of %d bytes; at most %d are allowed", b.Len(), wasm.MaxVectors), "take fewer messages")
 	}
-	if err := replaceFile(file, b.Bytes()); err != nil {
+	if err := replaceFile(file, 0o644, b.Bytes()); err != nil {
 		return fail(stderr, err)
 	}
 	if !quiet {

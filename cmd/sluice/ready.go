@@ -19,6 +19,9 @@ func (a *assembly) ready() []console.Condition {
 		books.OK, books.Detail = false, *text
 	}
 	list = append(list, books)
+	if detail := a.configCondition(); detail != "" {
+		list = append(list, console.Condition{Name: "configuration", OK: true, Detail: detail})
+	}
 	for _, p := range a.plugins(false) {
 		c := console.Condition{Name: "plugin " + p.Name, OK: p.Absent == "" && !p.Struck}
 		switch {

@@ -94,7 +94,7 @@ func TestTheRoleFileIsReadAgainAtReload(t *testing.T) {
 		t.Errorf("reading needs no role: %v", err)
 	}
 	write("callers:\n  - { token_sha256: " + sum("two") + ", name: ci, roles: [operator, security_officer, auditor] }\n")
-	if err := a.reload("signal"); err == nil || !strings.Contains(err.Error(), "roles.yaml:2:") {
+	if err := a.reload("signal", probationOf{}); err == nil || !strings.Contains(err.Error(), "roles.yaml:2:") {
 		t.Errorf("a bad role file: %v", err)
 	}
 	want("the old token after a bad file", call("PUT", "/api/v1/link", "one", `{"link":"wifi"}`), 200)
@@ -104,7 +104,7 @@ func TestTheRoleFileIsReadAgainAtReload(t *testing.T) {
 	if err := os.Chmod(path, 0o606); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.reload("signal"); err == nil || !strings.Contains(err.Error(), "everybody may write to the role file") {
+	if err := a.reload("signal", probationOf{}); err == nil || !strings.Contains(err.Error(), "everybody may write to the role file") {
 		t.Errorf("everybody's role file: %v", err)
 	}
 	want("the old token after everybody's file", call("PUT", "/api/v1/link", "one", `{"link":"wifi"}`), 200)

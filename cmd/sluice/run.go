@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -64,6 +65,8 @@ type assembly struct {
 	now         atomic.Pointer[built]  // in force
 	fleet       *fleet.Store
 	fleetEvents []fleet.Event // since the last start, until they are on the record
+	confirmed   *keptConfig   // guarded by reloading: the files that a start goes back to
+	onKept      atomic.Bool   // the copy of the confirmed configuration counts, not the files on disk
 	pseudonym   func(source, client string) string
 	deviceKey   [32]byte
 	linking     sync.Mutex             // serialises setLink
@@ -104,7 +107,7 @@ func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(rest) > 0 {
 		return usage(stderr, fmt.Errorf("run: unexpected argument %q", rest[0]), "type sluice run -c "+rest[0])
 	}
-	cfg, status := configured(*file, stderr)
+	cfg, status := startable(*file, stderr)
 	if cfg == nil {
 		return status
 	}
@@ -126,7 +129,7 @@ func runVerb(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer signal.Stop(hup)
 	go func() { // ends with the process
 		for range hup {
-			if err := a.reload("signal"); err != nil {
+			if err := a.reload("signal", probationOf{}); err != nil {
 				log.Error("reload refused, the old configuration stays in force", "err", err)
 			}
 		}
@@ -147,6 +150,21 @@ func configured(file string, stderr io.Writer) (*Config, int) {
 	cfg, report := loadConfig(file, time.Now())
 	if status := failProblems(stderr, report); status != exitGood {
 		return nil, status
+	}
+	return cfg, exitGood
+}
+
+// startable is configured for run: while the files on disk are not confirmed, the last ones that were count.
+func startable(file string, stderr io.Writer) (*Config, int) {
+	cfg, report, err := lastConfirmed(file, time.Now())
+	if err != nil {
+		return nil, fail(stderr, err, "remove it to start with the files on disk as they are")
+	}
+	if cfg == nil {
+		return configured(file, stderr)
+	}
+	if status := failProblems(stderr, report); status != exitGood {
+		return nil, fail(stderr, errKept, "correct what is missing, or remove "+keptName+" from data_dir to start with the files on disk")
 	}
 	return cfg, exitGood
 }
@@ -239,6 +257,14 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	}
 	a.put(b, nil, nil)
 	a.note(b)
+	a.confirmed = cfg.kept
+	if cfg.kept != nil {
+		a.onKept.Store(true)
+		a.event(fleet.Event{Event: "configuration restored", Why: "the one on disk was not confirmed", By: "start"})
+		log.Warn("the last confirmed configuration is in force, not the files on disk: sluice reload takes those in")
+	} else {
+		a.confirmed = cfg.keep()
+	}
 	a.tellEvents(a.fleetEvents)
 	a.tellNews(b.news)
 	for _, id := range created {
@@ -370,8 +396,9 @@ func (a *assembly) event(detail any) {
 }
 
 // reload reads the configuration again and puts catalogs, policy, plugins, keys and roles in force. Where devices and clouds
-// connect, and where things are kept, needs a restart; a change of that is refused as a whole.
-func (a *assembly) reload(by string) (err error) {
+// connect, and where things are kept, needs a restart; a change of that is refused as a whole. On probation it comes with
+// the certificates of sources and the roles; files of plugins are left for a later reload, and logins stay as read.
+func (a *assembly) reload(by string, want probationOf) (err error) {
 	a.reloading.Lock()
 	defer a.reloading.Unlock()
 	defer func() { a.metrics.Reloaded(err == nil) }()
@@ -391,9 +418,17 @@ func (a *assembly) reload(by string) (err error) {
 	}
 	in := a.surroundings(cfg, by)
 	in.choose = a.chooser(&in, false)
+	in.leaveFiles = want.confirm != 0
 	b, err := buildSet(cfg, in)
 	if err != nil {
 		return err
+	}
+	roles := a.now.Load().cfg.roles
+	undo := []func(){func() { a.renewRoles(roles) }}
+	for _, s := range a.sources {
+		if d, ok := s.runner.(device); ok {
+			undo = append(undo, d.KeepTLS())
+		}
 	}
 	for _, s := range a.sources { // what can still fail comes before the swap
 		if err := s.Reload(); err != nil {
@@ -410,7 +445,18 @@ func (a *assembly) reload(by string) (err error) {
 		closeSet(b.set)
 		return err
 	}
-	a.put(b, nil, nil)
+	if want.confirm == 0 {
+		if err := a.settle(cfg); err != nil {
+			a.log.Error("remove the copy of the confirmed configuration", "err", err)
+		}
+		a.put(b, nil, nil)
+	} else if err := a.tryConfig(b, want, undo, by); err != nil {
+		for _, f := range undo {
+			f()
+		}
+		closeSet(b.set)
+		return err
+	}
 	a.note(b)
 	a.tellNews(b.news)
 	for _, id := range created {
@@ -419,6 +465,13 @@ func (a *assembly) reload(by string) (err error) {
 	a.noteCertificates()
 	a.log.Info("configuration reloaded", "set", b.set.Number)
 	return nil
+}
+
+// renewRoles puts roles in force that were before.
+func (a *assembly) renewRoles(roles *console.Roles) {
+	if err := a.console.Renew(roles); err != nil {
+		a.log.Error("put roles in force again", "err", err)
+	}
 }
 
 // connections are the uplinks without what a reload takes in.
@@ -521,7 +574,7 @@ func (a *assembly) openConsole() error {
 	}
 	a.console = console.New(console.Options{Gatherer: a.metrics.Gatherer(), Ready: a.ready, Query: a.queries(), Change: a.changes(), Log: a.log,
 		Private: map[string]func(context.Context, *http.Request) (any, error){"audit/records": a.records, "plugins/shadow": a.shadowOf},
-		Reload:  func(_ context.Context, by console.Caller) error { return a.reload(by.Name) },
+		Reload:  func(_ context.Context, want url.Values, by console.Caller) error { return a.reloadWith(want, by.Name) },
 		Roles:   a.cfg.roles, Refused: a.refused})
 	if err := a.console.ListenSocket(a.socket()); err != nil {
 		return err

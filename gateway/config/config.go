@@ -34,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -66,24 +67,53 @@ func Decode(file string, data []byte, into any) *Report {
 // configuration: lists at the top level are appended, sections merged; a value that two files set is an error.
 // A missing folder is no problem, an unreadable file is.
 func Load(file string, into any) *Report {
+	folder := filepath.Join(filepath.Dir(file), DropIns)
+	dropIns, err := os.ReadDir(folder) // ordered by name
+	var names []string
+	for _, entry := range dropIns {
+		names = append(names, entry.Name())
+	}
+	return load(file, names, err, ReadFile, into)
+}
+
+// LoadKept is Load for files whose content was kept: what kept has by its path is not read from the disk, and only drop-ins
+// that it has are taken in.
+func LoadKept(file string, kept map[string][]byte, into any) *Report {
+	folder := filepath.Join(filepath.Dir(file), DropIns)
+	var names []string
+	for path := range kept {
+		if filepath.Dir(path) == folder {
+			names = append(names, filepath.Base(path))
+		}
+	}
+	slices.Sort(names)
+	return load(file, names, nil, func(name string) ([]byte, error) {
+		if data, ok := kept[name]; ok {
+			return data, nil
+		}
+		return ReadFile(name)
+	}, into)
+}
+
+// load is Load with the names of what is in the folder, and a way to read.
+func load(file string, dropIns []string, listErr error, read func(name string) ([]byte, error), into any) *Report {
 	r := newReport(file)
-	data, err := ReadFile(file)
+	data, err := read(file)
 	if err != nil {
 		r.fail(Problem{File: file, Line: 1, Column: 1, Message: readError(err), Hint: "name the configuration file: -c /etc/sluice/sluice.yaml"})
 		return r
 	}
 	root := parse(r, file, data)
 	folder := filepath.Join(filepath.Dir(file), DropIns)
-	dropIns, err := os.ReadDir(folder) // ordered by name
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		r.fail(Problem{File: folder, Line: 1, Column: 1, Message: readError(err), Hint: "make the folder readable or move it away"})
+	if listErr != nil && !errors.Is(listErr, os.ErrNotExist) {
+		r.fail(Problem{File: folder, Line: 1, Column: 1, Message: readError(listErr), Hint: "make the folder readable or move it away"})
 	}
 	for _, entry := range dropIns {
-		if filepath.Ext(entry.Name()) != ".yaml" {
+		if filepath.Ext(entry) != ".yaml" {
 			continue
 		}
-		name := filepath.Join(folder, entry.Name())
-		data, err := ReadFile(name)
+		name := filepath.Join(folder, entry)
+		data, err := read(name)
 		if err != nil {
 			r.fail(Problem{File: name, Line: 1, Column: 1, Message: readError(err), Hint: "make the drop-in readable or move it away"})
 			continue

@@ -18,6 +18,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,7 +63,7 @@ func newDesk(t *testing.T, roles string) *desk {
 	large.MaxBody = 8 << 20
 	d.Server = New(Options{
 		Gatherer: prometheus.NewRegistry(), Ready: func() []Condition { return nil },
-		Reload: func(_ context.Context, by Caller) error { d.did("reload", by); return nil },
+		Reload: func(_ context.Context, _ url.Values, by Caller) error { d.did("reload", by); return nil },
 		Query:  map[string]func(context.Context, *http.Request) (any, error){"open": func(context.Context, *http.Request) (any, error) { return 1, nil }},
 		Private: map[string]func(context.Context, *http.Request) (any, error){
 			"private": func(context.Context, *http.Request) (any, error) { return 1, nil }},

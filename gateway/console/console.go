@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +41,7 @@ type Condition struct {
 type Options struct {
 	Gatherer prometheus.Gatherer
 	Ready    func() []Condition
-	Reload   func(ctx context.Context, by Caller) error                         // put the configuration as it is on disk in force; needs Operator
+	Reload   func(ctx context.Context, want url.Values, by Caller) error        // put the configuration as it is on disk in force, as the query of the address wants it; needs Operator
 	Query    map[string]func(ctx context.Context, r *http.Request) (any, error) // GET /api/v1/<name>: answered as JSON
 	Private  map[string]func(ctx context.Context, r *http.Request) (any, error) // the same, over the socket only, to callers with any role
 	Change   map[string]Change                                                  // "POST journal/retry" is POST /api/v1/journal/retry
@@ -146,8 +147,8 @@ func (s *Server) ListenSocket(path string) error {
 
 // changing adds the calls that change something.
 func (s *Server) changing(mux *http.ServeMux, d door) {
-	mux.HandleFunc("POST /-/reload", s.change(d, "POST /-/reload", Change{Role: Operator, Do: func(ctx context.Context, _ *http.Request, by Caller) (any, error) {
-		return map[string]bool{"ok": true}, s.o.Reload(ctx, by)
+	mux.HandleFunc("POST /-/reload", s.change(d, "POST /-/reload", Change{Role: Operator, Do: func(ctx context.Context, r *http.Request, by Caller) (any, error) {
+		return map[string]bool{"ok": true}, s.o.Reload(ctx, r.URL.Query(), by)
 	}}))
 	for name, c := range s.o.Change {
 		mux.HandleFunc(changePattern(name), s.change(d, name, c))

@@ -330,6 +330,7 @@ func TestAReplacedCertificateServesTheNextConnection(t *testing.T) {
 		return d.conn.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
 	before := serial()
+	back := r.KeepTLS()
 	freshCert, freshKey := a.issue(t, "gate")
 	for from, to := range map[string]string{freshCert: files.CertFile, freshKey: files.KeyFile} {
 		data, err := os.ReadFile(from)
@@ -358,6 +359,9 @@ func TestAReplacedCertificateServesTheNextConnection(t *testing.T) {
 	}
 	if left := time.Until(r.CertExpiry()); left < 30*time.Minute || left > 2*time.Hour {
 		t.Errorf("certificate said to end in %v", left)
+	}
+	if back(); serial() != before {
+		t.Error("the certificate that was kept is not served again")
 	}
 }
 

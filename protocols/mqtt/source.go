@@ -68,6 +68,15 @@ func (s *Source) ReloadTLS() error {
 	return nil
 }
 
+// KeepTLS returns a function that puts the certificate in force now in force again, whatever was read since.
+func (s *Source) KeepTLS() (back func()) {
+	kept, expiry := s.tls.Load(), s.expiry.Load()
+	return func() {
+		s.expiry.Store(expiry)
+		s.tls.Store(kept)
+	}
+}
+
 // ReloadUsers reads the users file again, for logins from now on. On error the old users stay in force. Without a users
 // file it does nothing. Safe for concurrent use.
 func (s *Source) ReloadUsers() error {
