@@ -166,7 +166,7 @@ func (p *Probe) Close() error {
 // Interpreted makes env one whose plugins run as where the runtime has no compiler, to measure what that costs. Compiles
 // reports whether there is a difference on this machine.
 func Interpreted(env Env) Env {
-	env.interpret = true
+	env.Interpret = true
 	return env
 }
 

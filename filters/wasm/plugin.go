@@ -34,7 +34,7 @@ type Env struct {
 	Instances  int                                // how many calls may run at once; 0 = GOMAXPROCS, at most 64
 	Log        *slog.Logger                       // told at load what the plugin will have to do without, and what it says with the grant log; nil: nobody
 
-	interpret bool // tests: without the compiler, as where there is none
+	Interpret bool // also where there is a compiler: the same verdicts for the same fuel, tens of times slower
 }
 
 // Signer is who vouches for a module: the caller has verified the signature over the exact bytes that it hands to Load.
@@ -122,7 +122,7 @@ func load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, e
 	if size <= 0 {
 		size = runtime.GOMAXPROCS(0)
 	}
-	if p.pool, err = newPool(ctx, mod, engine{env.Compiler, env.interpret}, config, log, min(size, maxInstances)); err != nil {
+	if p.pool, err = newPool(ctx, mod, engine{env.Compiler, env.Interpret}, config, log, min(size, maxInstances)); err != nil {
 		return nil, err
 	}
 	if !env.Tested {
