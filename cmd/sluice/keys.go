@@ -8,6 +8,8 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -22,7 +24,7 @@ func cmdKeys(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	const help = "Usage: sluice keys VERB [flags]\n\n" +
 		"  new     make a key: --use token|recipient|custodian|audit|at-rest|plugin --id NAME [--dir DIR] [--ml-dsa]\n" +
 		"  ls      list the keys: [--dir DIR] [--json]\n" +
-		"  export  print the public part of a key, or all of it: --id NAME [--dir DIR] [--private|--trust]\n"
+		"  export  print the public part of a key, or all of it: --id NAME [--dir DIR] [--private | --trust [--names LIST] [--grants LIST] [--expires DATE]]\n"
 	if len(args) == 0 {
 		return usage(stderr, errors.New("keys: no verb given"), "type sluice keys new, sluice keys ls or sluice keys export")
 	}
@@ -164,11 +166,14 @@ func keysList(args []string, stdout, stderr io.Writer) int {
 }
 
 func keysExport(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("keys export", "--id NAME [--dir DIR] [--private|--trust]")
+	fs := newFlags("keys export", "--id NAME [--dir DIR] [--private | --trust [--names LIST] [--grants LIST] [--expires DATE]]")
 	id := fs.String("id", "", "`name` of the key")
 	dir := fs.String("dir", defaultKeyDir, "`folder` of the keys")
 	private := fs.Bool("private", false, "print the private key instead")
 	trust := fs.Bool("trust", false, "print a plugin key as an entry of a trust file, to be filled in")
+	names := fs.String("names", "", "with --trust: `list` of plugins that it may sign, commas between; geo* is every name that begins so")
+	grants := fs.String("grants", "", "with --trust: `list` of the most that they may be granted")
+	expires := fs.String("expires", "", "with --trust: last `day` on which it brings new versions: 2027-12-31")
 	rest, status, done := parseFlags(fs, args, stdout, stderr)
 	if done {
 		return status
@@ -188,8 +193,10 @@ func keysExport(args []string, stdout, stderr io.Writer) int {
 	switch {
 	case *trust && *private:
 		return usage(stderr, errors.New("keys export: --trust is for public keys"), "remove --private")
+	case !*trust && *names+*grants+*expires != "":
+		return usage(stderr, errors.New("keys export: --names, --grants and --expires are for a trust file"), "add --trust")
 	case *trust:
-		text, err = trustEntry(ring, *id)
+		text, err = trustEntry(ring, *id, *names, *grants, *expires)
 	default:
 		text, err = ring.Export(*id, *private)
 	}
@@ -203,8 +210,15 @@ func keysExport(args []string, stdout, stderr io.Writer) int {
 	return exitGood
 }
 
-// trustEntry is a trust file with one key. What only the operator can say is left open, and refused until it is said.
-func trustEntry(ring *keyring.Ring, id string) ([]byte, error) {
+// trustEntry is a trust file with one key. What only the operator can say and does not is left open, and refused until it is said.
+func trustEntry(ring *keyring.Ring, id, names, grants, expires string) ([]byte, error) {
+	list := func(text string) string {
+		var items []string
+		for _, item := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' }) {
+			items = append(items, strconv.Quote(item))
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	}
 	p, err := ring.Public(id)
 	if err != nil {
 		return nil, err
@@ -216,9 +230,9 @@ func trustEntry(ring *keyring.Ring, id string) ([]byte, error) {
 	if more := p.Key[ed25519.PublicKeySize:]; len(more) > 0 {
 		text = fmt.Appendf(text, "    ml_dsa_65: %s\n", base64.StdEncoding.EncodeToString(more))
 	}
-	return append(text, "    names: []  # plugins that it may sign: geofence, or geo* for every name that begins so\n"+
-		"    grants: []  # the most that they may be granted: read.payload, read.value:VEH-LOC-*\n"+
-		"    expires:  # last day on which it brings new versions: 2027-12-31\n"...), nil
+	return fmt.Appendf(text, "    names: %s  # plugins that it may sign: geofence, or geo* for every name that begins so\n"+
+		"    grants: %s  # the most that they may be granted: read.payload, read.value:VEH-LOC-*\n"+
+		"    expires: %s  # last day on which it brings new versions: 2027-12-31\n", list(names), list(grants), expires), nil
 }
 
 // keyHint says what to type after an error about keys; empty when there is nothing to say.
