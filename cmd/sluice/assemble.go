@@ -45,6 +45,7 @@ type surroundings struct {
 
 	leaveFiles bool                                     // plugins' files bring nothing new
 	pseudonym  func(source, client string) string       // of devices, for plugins
+	counts     *wasm.Counts                             // what is counted for plugins, whatever their version; nil: nothing outlives a plugin
 	deviceKey  [32]byte                                 // by which devices are canaries
 	strike     func(f *fitted, code string, third bool) // told of lost instances; nil: nobody
 	choose     func(b *built, i int) (place, error)     // loads plugin i of the configuration; nil: what its file says

@@ -23,13 +23,14 @@ import (
 	"github.com/sluice-edge/sluice/plugins/geofence"
 	"github.com/sluice-edge/sluice/plugins/media"
 	recipe "github.com/sluice-edge/sluice/plugins/process-recipe"
+	"github.com/sluice-edge/sluice/plugins/trackguard"
 )
 
 // shippedPlugins are the modules that the program carries.
-var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm, "media": media.Wasm, "process-recipe": recipe.Wasm}
+var shippedPlugins = map[string][]byte{"geofence": geofence.Wasm, "media": media.Wasm, "process-recipe": recipe.Wasm, "trackguard": trackguard.Wasm}
 
 // pinnedPlugins are the digests of the modules that may load without a signature: they are part of the program.
-var pinnedPlugins = []string{geofence.Digest, media.Digest, recipe.Digest}
+var pinnedPlugins = []string{geofence.Digest, media.Digest, recipe.Digest, trackguard.Digest}
 
 // offer is a module that may come in force in a slot, with what vouches for it.
 type offer struct {
@@ -155,7 +156,7 @@ func (in *surroundings) fit(c *wasm.PluginConfig, of *offer, categories []gatewa
 	if !shadow { // its time is nobody's
 		f.observe = in.observe(c.Name)
 	}
-	env := wasm.Env{Pinned: pinnedPlugins, Vectors: of.Vectors, Tested: !of.fresh || of.signer == nil, Compiler: newCompiler(in.compiled), Categories: categories, Pseudonym: in.pseudonym, Shadow: shadow, Log: in.log,
+	env := wasm.Env{Pinned: pinnedPlugins, Vectors: of.Vectors, Tested: !of.fresh || of.signer == nil, Compiler: newCompiler(in.compiled), Categories: categories, Pseudonym: in.pseudonym, Counts: in.counts, Shadow: shadow, Log: in.log,
 		OnStrike: func(_, code string) { f.strike(code) }}
 	if of.signer != nil {
 		env.Signer = &wasm.Signer{Key: of.Key, Limit: of.signer.Limit}

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/sluice-edge/sluice/crypto/keyring"
+	"github.com/sluice-edge/sluice/filters/wasm"
 	"github.com/sluice-edge/sluice/gateway"
 	"github.com/sluice-edge/sluice/gateway/console"
 	"github.com/sluice-edge/sluice/gateway/fleet"
@@ -68,6 +69,7 @@ type assembly struct {
 	confirmed   *keptConfig   // guarded by reloading: the files that a start goes back to
 	onKept      atomic.Bool   // the copy of the confirmed configuration counts, not the files on disk
 	pseudonym   func(source, client string) string
+	counts      wasm.Counts
 	deviceKey   [32]byte
 	linking     sync.Mutex             // serialises setLink
 	broken      atomic.Pointer[string] // how the books do not balance; nil: they do
@@ -376,7 +378,7 @@ func (a *assembly) surroundings(cfg *Config, by string) surroundings {
 			return func(d time.Duration) { o.Observe(d.Seconds()) }
 		},
 		set: a.journal.Size() + 1, // rises with every change record
-		by:  by, log: a.log, pseudonym: a.pseudonym, deviceKey: a.deviceKey, strike: a.onStrike, compiled: filepath.Join(cfg.DataDir, "plugins", "cache"),
+		by:  by, log: a.log, pseudonym: a.pseudonym, counts: &a.counts, deviceKey: a.deviceKey, strike: a.onStrike, compiled: filepath.Join(cfg.DataDir, "plugins", "cache"),
 	}
 }
 

@@ -33,15 +33,16 @@ const (
 
 // PluginConfig is one plugin as the operator attaches it.
 type PluginConfig struct {
-	Name       string                `yaml:"name" doc:"name of the plugin in records, logs and metrics" required:"true"`
-	File       string                `yaml:"file" doc:"module: a .wasm file, or builtin: and the name of a plugin that the program carries" required:"true"`
-	Topics     []string              `yaml:"topics" doc:"topic filters of the messages that it judges; none = every message"`
-	Uplinks    []string              `yaml:"uplinks" doc:"uplinks that its verdicts apply to; none = all"`
-	ConfigFile string                `yaml:"config_file" doc:"the plugin's own configuration: a JSON or YAML file"`
-	Config     map[string]any        `yaml:"config" doc:"the plugin's own configuration, inline"`
-	Grants     []string              `yaml:"grants" doc:"what it may read and do: read.value:CATEGORY, read.payload, read.source, log"`
-	Edits      map[uint32]EditConfig `yaml:"edits" doc:"what the numbers that its edits name stand for"`
-	OnError    string                `yaml:"on_error" doc:"what happens to a message that it fails on; the plugin's own wish when absent" enum:"block,hold"`
+	Name       string                 `yaml:"name" doc:"name of the plugin in records, logs and metrics" required:"true"`
+	File       string                 `yaml:"file" doc:"module: a .wasm file, or builtin: and the name of a plugin that the program carries" required:"true"`
+	Topics     []string               `yaml:"topics" doc:"topic filters of the messages that it judges; none = every message"`
+	Uplinks    []string               `yaml:"uplinks" doc:"uplinks that its verdicts apply to; none = all"`
+	ConfigFile string                 `yaml:"config_file" doc:"the plugin's own configuration: a JSON or YAML file"`
+	Config     map[string]any         `yaml:"config" doc:"the plugin's own configuration, inline"`
+	Grants     []string               `yaml:"grants" doc:"what it may read and do: read.value:CATEGORY, read.payload, read.source, log"`
+	Edits      map[uint32]EditConfig  `yaml:"edits" doc:"what the numbers that its edits name stand for"`
+	Counts     map[string]CountConfig `yaml:"counts" doc:"what the host counts for it, by name: a message beyond it has the label count:NAME"`
+	OnError    string                 `yaml:"on_error" doc:"what happens to a message that it fails on; the plugin's own wish when absent" enum:"block,hold"`
 }
 
 // EditConfig is what one parameter id of a plugin's edits stands for. A plugin chooses among these and never gives a
@@ -90,6 +91,13 @@ func (c *PluginConfig) Check(r *config.Report, path string) {
 		if _, message, hint := e.operation(); message != "" {
 			r.Error(sub, message, hint)
 		}
+	}
+	if len(c.Counts) > maxCounts {
+		r.Error(at("counts"), fmt.Sprintf("%d counts; at most %d are allowed", len(c.Counts), maxCounts), "")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Counts)) {
+		n := c.Counts[name]
+		n.check(r, config.Join(at("counts"), name), name)
 	}
 	switch c.OnError {
 	case "", "block", "hold":

@@ -63,7 +63,7 @@
 // 0 for ungraded; flags: 1 the payload is there, 8 the verdict
 // is only compared with another version's (shadow). The source is Env.Pseudonym of the device unless read.source is granted.
 // A category's number is 1 + its index in the manifest's labels, 0 when it is not listed; labels are those of the message as a
-// whole. One finding is 32 bytes, in the order of the classification:
+// whole, and a label count:NAME says that the message goes beyond a count that the host keeps (PluginConfig.Counts). One finding is 32 bytes, in the order of the classification:
 //
 //	0 u32 off  4 u32 len  8 u16 category  10 u8 kind  11 u8 confidence  12 u8 grade  13 u8 flags (1 personal, 2 sensitive)
 //	14 u16 key_len  16 u32 key_off  20 u32 val_off  24 u32 val_len  28 u32 0

@@ -32,6 +32,7 @@ type Env struct {
 	OnStrike   func(plugin, code string)          // called when an instance is dropped, must not block; may be nil
 	Shadow     bool                               // the plugin is told that its verdicts are only compared
 	Instances  int                                // how many calls may run at once; 0 = GOMAXPROCS, at most 64
+	Counts     *Counts                            // what is counted for plugins, shared by all of a gateway; nil: counted for this version alone
 	Log        *slog.Logger                       // told at load what the plugin will have to do without, and what it says with the grant log; nil: nobody
 
 	Interpret bool // also where there is a compiler: the same verdicts for the same fuel, tens of times slower
@@ -68,6 +69,7 @@ type Plugin struct {
 	view     view
 	judge    judge
 	pool     *pool
+	counting counting
 	onStrike func(plugin, code string)
 	strikes  atomic.Uint64
 }
@@ -123,10 +125,12 @@ func load(ctx context.Context, c PluginConfig, data []byte, env Env) (*Plugin, e
 		size = runtime.GOMAXPROCS(0)
 	}
 	if p.pool, err = newPool(ctx, mod, engine{env.Compiler, env.Interpret}, config, log, min(size, maxInstances)); err != nil {
+		p.counting.close()
 		return nil, err
 	}
 	if !env.Tested {
 		if err := p.pool.checkVectors(ctx, p.manifest, env.Vectors); err != nil {
+			p.counting.close()
 			return nil, refuse(LoadVectors, errors.Join(fmt.Errorf("test plugin: %w", err), p.pool.close()))
 		}
 	}
@@ -176,7 +180,7 @@ func (p *Plugin) bind(env Env) error {
 		p.judge.reasons = append(p.judge.reasons, uint16(n))
 	}
 	slices.Sort(p.judge.reasons)
-	return nil
+	return p.counting.bind(&p.config, m, env.Categories, env.Counts)
 }
 
 // warn tells the operator what of the plugin's wishes is not met.
@@ -195,7 +199,7 @@ func (p *Plugin) warn(log *slog.Logger) {
 		}
 	}
 	for i, c := range p.judge.categories {
-		if c < 0 {
+		if c < 0 && !strings.HasPrefix(p.manifest.Labels[i], countLabel) {
 			log.Warn("catalogs in force lack a category of the plugin", "plugin", p.config.Name, "category", p.manifest.Labels[i])
 		}
 	}
@@ -241,6 +245,7 @@ func (p *Plugin) ask(in *instance, m *gateway.Message, b *gateway.Body, c *gatew
 	if !ok {
 		return codeTrap, errLength
 	}
+	in.scratch.reached = p.counting.reached(in.scratch.reached[:0], m, c, p.view.shadow)
 	n, ok := p.view.build(region, &in.scratch, m, b, c)
 	if !ok {
 		return codeTooLarge, errTooLarge
@@ -278,7 +283,10 @@ func (p *Plugin) strike(code string, err error) error {
 
 // Close waits until no message is inside and frees the plugin's memory; later calls of Filter fail with code closed.
 // It may be called more than once.
-func (p *Plugin) Close() error { return p.pool.close() }
+func (p *Plugin) Close() error {
+	defer p.counting.close()
+	return p.pool.close()
+}
 
 // Name is the operator's name of the plugin.
 func (p *Plugin) Name() string { return p.config.Name }

@@ -146,6 +146,7 @@ type reference struct {
 	name       string
 	categories []gateway.Category
 	edits      map[uint32]EditConfig
+	counts     map[string]CountConfig
 }
 
 func (r *reference) dir() string { return "../../plugins/" + r.name + "/" }
@@ -170,7 +171,7 @@ func (r *reference) open(t testing.TB, config map[string]any, grants []string) *
 		}
 		grants = m.Grants
 	}
-	return loadWith(t, PluginConfig{Name: r.name, Config: config, Grants: grants, Edits: r.edits}, data,
+	return loadWith(t, PluginConfig{Name: r.name, Config: config, Grants: grants, Edits: r.edits, Counts: r.counts}, data,
 		Env{Pinned: []string{digestOf(data)}, Categories: r.categories, Instances: 1})
 }
 
@@ -195,6 +196,13 @@ func (r *reference) run(t *testing.T) {
 		t.Run(rc.Name, func(t *testing.T) {
 			p := r.open(t, rc.Config, rc.Grants)
 			m, b, c := rc.message(t, r.categories)
+			if len(rc.Reached) > 0 { // use the count up
+				full := &gateway.Classification{Findings: []gateway.Finding{at(0, uint16(len(r.categories)-1))}}
+				for i := range p.counting.list {
+					p.counting.list[i].counter.beyond(m, p.counting.list[i].amount(full), 1, true)
+					m.ID.Counter++
+				}
+			}
 			o := noObjection()
 			err := p.Filter(m, b, c, o)
 			if code := codeOf(err); code != rc.Want.Error {
@@ -243,6 +251,7 @@ func ask(t testing.TB, p *Plugin, in *instance, m *gateway.Message, b *gateway.B
 	if !ok {
 		t.Fatal("no in region")
 	}
+	in.scratch.reached = p.counting.reached(in.scratch.reached[:0], m, c, false)
 	n, ok := p.view.build(region, &in.scratch, m, b, c)
 	if !ok {
 		return nil, ""

@@ -51,10 +51,11 @@ type view struct {
 
 // scratch is an instance's memory for building requests and reading verdicts, so that neither allocates.
 type scratch struct {
-	labels []uint16
-	hidden []uint64          // bit set of nodes whose keys are values that were not granted
-	byNode []int32           // node → 1 + first finding on its value
-	names  map[device]string // pseudonyms of devices seen lately
+	labels  []uint16
+	reached []uint16          // labels of the counts that the message goes beyond
+	hidden  []uint64          // bit set of nodes whose keys are values that were not granted
+	byNode  []int32           // node → 1 + first finding on its value
+	names   map[device]string // pseudonyms of devices seen lately
 }
 
 type device struct{ source, client string }
@@ -112,6 +113,7 @@ func (v *view) build(buf []byte, s *scratch, m *gateway.Message, b *gateway.Body
 	}
 	clear(buf[:w.n])
 	grade := v.whole(s, b, c)
+	s.labels = append(s.labels, s.reached...)
 	le.PutUint16(buf[atVersion:], 1)
 	le.PutUint16(buf[atVersion+2:], headerLen)
 	le.PutUint64(buf[atMsgID:], m.ID.Counter)
