@@ -84,10 +84,13 @@ func (f authorFlags) open(file string, stderr io.Writer) (*authored, int) {
 	case *f.grants != "":
 		a.entry.Grants = strings.Split(*f.grants, ",")
 	}
+	if status := a.openCatalogs(catalogs, stderr); status != exitGood {
+		return nil, status
+	}
 	if a.compiled, err = os.MkdirTemp("", "sluice-plugin-"); err != nil {
 		return nil, fail(stderr, err)
 	}
-	return a, a.openCatalogs(catalogs, stderr)
+	return a, exitGood
 }
 
 // readEntry finds the plugin in a configuration, of which only this part has to be good.

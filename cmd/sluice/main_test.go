@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GEOFENCE", module) // a module to sign
+			e.Setenv("GUEST", filepath.Join(filepath.Dir(module), "../guest"))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"anyport": anyPort, "module": writeModule},

@@ -90,7 +90,7 @@ func pluginBench(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 	}
 	if failed > 0 {
-		return fail(stderr, errors.New("the plugin fails on some of the messages, which is another way through it"), "sluice plugin run "+a.file+" MESSAGES shows on which", a.failHint())
+		return fail(stderr, errors.New("the plugin fails on some of the messages, which is another way through it"), "sluice plugin run "+a.file+" MESSAGES shows on which, and why")
 	}
 	return exitGood
 }

@@ -157,7 +157,7 @@ func (a *authored) conform(r *checkReport, settings []byte) {
 func (r *checkReport) judge(what string, c *conformance.Case, got wasm.Answer) {
 	r.Fuel.Message = max(r.Fuel.Message, got.Fuel)
 	if got.Err != nil {
-		r.bad(fmt.Errorf("%s: %s: %w", what, got.Trap, got.Err), "a request that breaks a rule is an error, -1, and no trap: the kit sees to it before the filter is called")
+		r.bad(fmt.Errorf("%s: %s: %w", what, got.Trap, got.Err), trapHint(got.Trap, c))
 		return
 	}
 	if ok, want := c.Accepts(got.Return, got.Verdict); !ok {
@@ -170,6 +170,33 @@ func (r *checkReport) judge(what string, c *conformance.Case, got wasm.Answer) {
 		}
 		r.bad(fmt.Errorf("%s: says %s; want %s", what, said, clipText(want, 80)), "compare the request with the package documentation of filters/wasm; the kit answers as it should")
 	}
+}
+
+// trapHint says where to look after a trap.
+func trapHint(code string, c *conformance.Case) string {
+	if _, want := c.Accepts(0, nil); strings.HasPrefix(want, "error -1") {
+		return "a request that breaks a rule is an error, -1, and no trap: the kit sees to it before the filter is called"
+	}
+	return codeHint(code)
+}
+
+// codeHint says where to look when a plugin fails on a whole request.
+func codeHint(code string) string {
+	switch code {
+	case "fuel":
+		return "a loop without end, or limits in manifest.json: fuel is what one message may take, fuel_init what each call of a start may"
+	case "depth":
+		return "a recursion without end, or limits in manifest.json: depth"
+	case "memory":
+		return "limits in manifest.json: memory_pages; memory that is taken for a message is to be given back"
+	case "trap":
+		return "a panic, an access outside of the memory, or unreachable, in the filter"
+	case "too_large":
+		return "limits in manifest.json: in_bytes"
+	case "negative":
+		return "-4 is a mistake of the filter: edits that overlap, an unknown grade, fail; -3 wants a larger out_bytes in limits"
+	}
+	return ""
 }
 
 func clipText(s string, n int) string {

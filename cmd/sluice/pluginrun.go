@@ -72,12 +72,12 @@ func pluginRun(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return status
 	}
 	defer plugin.Close()
-	failed := 0
+	failed, code := 0, ""
 	for i := range list {
 		a.classify(&list[i])
 		r := a.ask(plugin, &list[i])
 		if r.Failed != "" {
-			failed++
+			failed, code = failed+1, r.Failed
 		}
 		if *asJSON {
 			if status := printJSON(stdout, stderr, r); status != exitGood {
@@ -88,7 +88,7 @@ func pluginRun(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		}
 	}
 	if failed > 0 {
-		return fail(stderr, fmt.Errorf("the plugin fails on %d of %d messages: a gateway would do what on_error says, %s", failed, len(list), plugin.OnError()), a.failHint())
+		return fail(stderr, fmt.Errorf("the plugin fails on %d of %d messages: a gateway would do what on_error says, %s", failed, len(list), plugin.OnError()), a.failHint(code))
 	}
 	if *vectors != "" {
 		return a.writeVectors(*vectors, plugin, list, *asJSON, stdout, stderr)
@@ -96,12 +96,15 @@ func pluginRun(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 	return exitGood
 }
 
-// failHint is for the mistake that is made most.
-func (a *authored) failHint() string {
-	if a.from == "" {
-		return "edits name numbers of the operator's list: write it into " + entryFile + " beside the module, or name one with -c FILE"
+// failHint says what to do about a plugin that fails on a message.
+func (a *authored) failHint(code string) string {
+	switch {
+	case code != "refused":
+		return codeHint(code)
+	case a.from == "":
+		return "edits name numbers of the operator's list: write it into " + entryFile + " beside the module, or name a file with -c"
 	}
-	return "sluice plugin check " + a.file + " says more; edits, grants and config stand in " + a.from
+	return "what a verdict may name: edits by their number and action in " + a.from + ", reasons and labels of manifest.json"
 }
 
 // load loads the plugin, or says why it does not load.

@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")"
 stop() { echo "build.sh: error: $1" >&2; echo "build.sh: hint: $2" >&2; exit 1; }
 SLUICE=${SLUICE:-sluice}
+rm -f NAME.wasm # whatever fails below, an old one is not taken for new
 command -v "$SLUICE" >/dev/null || stop "no program $SLUICE" "put sluice into the PATH, or SLUICE=/path/to/sluice ./build.sh"
 command -v go >/dev/null || stop "no program go" "install Go 1.24 or newer: https://go.dev/dl"
 GOTOOLCHAIN=local GOOS=wasip1 GOARCH=wasm GOFLAGS= GOWORK=off CGO_ENABLED=0 \

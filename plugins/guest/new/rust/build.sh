@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")"
 stop() { echo "build.sh: error: $1" >&2; echo "build.sh: hint: $2" >&2; exit 1; }
 SLUICE=${SLUICE:-sluice}
+rm -f NAME.wasm # whatever fails below, an old one is not taken for new
 command -v "$SLUICE" >/dev/null || stop "no program $SLUICE" "put sluice into the PATH, or SLUICE=/path/to/sluice ./build.sh"
 # The first compiler that has the target: Debian's is at /usr/bin, another may stand in front of it in the PATH.
 for rustc in ${RUSTC:-/usr/bin/rustc rustc}; do
