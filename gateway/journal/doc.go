@@ -157,6 +157,9 @@
 // or behind it does not count. A body that is missing is a loss only while somebody needs it: its message waits or is held,
 // by the states of the snapshot and the settlements behind it, as far as they are readable.
 //
+// A file is whole only when every key leads to its entry, and parked.bolt when it has every body that an archive says is held.
+// An entry of parked.bolt stands where the archive has the record of the message, whatever its key says.
+//
 // Runs of records without a gap become files of their own. For the lost records in between, the tree decides:
 //
 //  1. Known trees are those in segments, in the snapshot, in "signed", in the file trimmed and in the list of losses, each

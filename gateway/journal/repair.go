@@ -57,6 +57,7 @@ type repair struct {
 	lost   losses
 	parked *readable                    // of a damaged parked.bolt
 	holds  map[uint64]gateway.UplinkSet // what archives say is held: it has to be parked
+	heldAt map[gateway.ID]uint64        // and where the records of these messages stand
 	base   *base                        // where the records here begin; nil: at 0
 	spoilt bool                         // the file that says so is damaged, and its copy is not
 	needed *needed
@@ -105,7 +106,7 @@ func makeWhole(o Options, keys *keyring) error {
 
 // examine reads a whole journal, decides what becomes of what is damaged, and changes nothing. Whoever asks releases r.j.
 func examine(o Options, keys *keyring) (_ *repair, err error) {
-	r := &repair{opt: o, known: make(map[uint64]compact), holds: make(map[uint64]gateway.UplinkSet)}
+	r := &repair{opt: o, known: make(map[uint64]compact), holds: make(map[uint64]gateway.UplinkSet), heldAt: make(map[gateway.ID]uint64)}
 	r.plan.Roots = make(map[uint64]tlog.Hash)
 	if r.j, err = newJournal(o, true); err != nil {
 		return nil, err
@@ -333,7 +334,7 @@ func (r *repair) noteArchived(seq uint64, rec *gateway.Record) {
 	}
 	d := decisionOf(rec)
 	if holds := d.holds &^ r.j.lost.body(seq).Holds; holds != 0 {
-		r.holds[seq] = holds
+		r.holds[seq], r.heldAt[rec.ID] = holds, seq
 	}
 }
 
@@ -453,8 +454,36 @@ func (r *repair) readParked() error {
 		return err
 	}
 	r.parked = m.salvageSpread(r.j.keys)
+	r.replaceParked()
 	r.setAside(parkedFile, SetAside{File: parkedFile, Records: uint64(len(r.parked.entries))})
 	return nil
+}
+
+// replaceParked puts salvaged entries where their records stand. A record's hash does not cover its key, and a body goes with
+// the record, so that a flipped bit in a key would let a message be held that never was. What stands behind the end of the
+// journal, and of which no archive says where it belongs, is nobody's.
+func (r *repair) replaceParked() {
+	end := uint64(0)
+	for _, p := range r.pieces {
+		end = max(end, p.next)
+	}
+	if r.snap != nil {
+		end = max(end, r.snap.Next)
+	}
+	var rec gateway.Record
+	list := r.parked.entries
+	for i := range list {
+		if gateway.DecodeRecord(list[i].record[hashSize:], &rec) == nil && rec.Kind == gateway.DecisionRecord {
+			if at, ok := r.heldAt[rec.ID]; ok {
+				list[i].seq = at
+			}
+		}
+	}
+	list = slices.DeleteFunc(list, func(e salvaged) bool { return e.seq >= end })
+	slices.SortStableFunc(list, func(a, b salvaged) int {
+		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(len(b.bodies), len(a.bodies)))
+	})
+	r.parked.entries = slices.CompactFunc(list, func(a, b salvaged) bool { return a.seq == b.seq })
 }
 
 // allParked returns an error of damage when something is held and its body does not stand in a file of parked bodies that

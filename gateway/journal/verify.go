@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/sluice-edge/sluice/gateway"
 )
 
@@ -140,7 +142,21 @@ func (j *Journal) verifySegment(s *segment, seen func(seq uint64, r *gateway.Rec
 	if err == nil && v.next != s.Next {
 		err = &ErrRecord{v.next, "is missing"}
 	}
+	if err == nil {
+		err = j.files.view(s, reachable)
+	}
 	return v.bare, err
+}
+
+// reachable returns an error of damage when a key does not lead to its entry, although going through all of them meets it: in
+// a page above it a key is damaged. What reads from some record on would not find it.
+func reachable(b *bbolt.Bucket) error {
+	return b.ForEach(func(k, v []byte) error {
+		if got := b.Get(k); got == nil || len(got) != len(v) {
+			return &damaged{"a key does not lead to its entry"}
+		}
+		return nil
+	})
 }
 
 // verifier follows the entries of one segment.
@@ -247,7 +263,7 @@ func (j *Journal) verifyArchive(a *archiveMeta, seen func(seq uint64, r *gateway
 // verifyParked opens every body in a file of parked bodies.
 func (j *Journal) verifyParked(db *boltFile) error {
 	v := verifier{j: j}
-	return eachEntry(db, func(k, value []byte) error {
+	err := eachEntry(db, func(k, value []byte) error {
 		seq := binary.BigEndian.Uint64(k)
 		if k[8] == recordByte {
 			v.have, v.next = false, seq // seqs have gaps
@@ -257,5 +273,14 @@ func (j *Journal) verifyParked(db *boltFile) error {
 			return &ErrCorrupt{seq, int(k[8] - 1)}
 		}
 		return v.body(seq, k[8]-1, value)
+	})
+	if err != nil {
+		return err
+	}
+	return db.read(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(entries); b != nil {
+			return reachable(b)
+		}
+		return nil
 	})
 }
