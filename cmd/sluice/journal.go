@@ -460,7 +460,8 @@ func (a *assembly) queries() map[string]func(context.Context, *http.Request) (an
 		"plugins": func(context.Context, *http.Request) (any, error) {
 			return map[string]any{"plugins": a.plugins(false)}, nil
 		},
-		"hold/ls":      func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
-		"audit/verify": func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
+		"plugins/explain": a.explainQuery,
+		"hold/ls":         func(_ context.Context, r *http.Request) (any, error) { return a.journal.ListHeld(limited(r)) },
+		"audit/verify":    func(ctx context.Context, _ *http.Request) (any, error) { return a.verify(ctx) },
 	}
 }

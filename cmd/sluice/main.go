@@ -53,7 +53,7 @@ func verbs() []verb {
 		{"hold", "what is held for a person: ls", holdVerb},
 		{"audit", "the record log: verify, reconcile", auditVerb},
 		{"keys", "make, list and export keys", cmdKeys},
-		{"plugin", "author: new, check, run, bench, pack, sign, verify; operator: ls, load, shadow, promote, confirm, rollback", pluginVerb},
+		{"plugin", "author: new, check, run, bench, pack, sign, verify; operator: explain, ls, load, shadow, promote, confirm, rollback", pluginVerb},
 		{"open", "open encrypted fields on the recipient's side", cmdOpen},
 		{"version", "print version, commit, Go, plugin ABI and catalog versions", versionVerb},
 	}

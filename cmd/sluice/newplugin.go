@@ -12,12 +12,13 @@ import (
 	"github.com/sluice-edge/sluice/plugins/guest"
 )
 
-// authorVerbs are for those who write plugins.
+// authorVerbs are for those who write plugins, and for those who ask what one did.
 var authorVerbs = []verb{
 	{"new", "begin a plugin: --lang go|c|rust|as NAME", pluginNew},
 	{"check", "report everything that keeps a module from being a plugin: FILE.wasm", pluginCheck},
 	{"run", "show it recorded messages: FILE.wasm MESSAGES", pluginRun},
 	{"bench", "measure what it costs for each message: FILE.wasm [MESSAGES]", pluginBench},
+	{"explain", "what plugins said about a decided message: SEQ -c FILE", pluginExplain},
 }
 
 // newName is what a plugin of one's own may be called: what manifests allow, with a letter in front.
