@@ -239,6 +239,7 @@ func (d *bed) killAtPoints(ctx context.Context, list []point, seen map[string]in
 				return i, err
 			}
 			d.mark()
+			d.row.Runs++ // this kill too may cost a window of copies
 			d.kill(ctx)
 		}
 	}
