@@ -132,9 +132,13 @@ func attackVerb() error {
 		b := flat("a", "1")
 		o.Longest = time.Hour
 		for range 3 {
-			began = time.Now()
+			began, computed := time.Now(), cpuTime()
 			err := p.Filter(messageOf(b), b, &gateway.Classification{}, noObjection())
-			o.Longest, o.Call = min(o.Longest, time.Since(began)), codeOf(err)
+			took := time.Since(began)
+			if c := cpuTime() - computed; c > 0 {
+				took = min(took, c) // what others on the machine take is not the call's
+			}
+			o.Longest, o.Call = min(o.Longest, took), codeOf(err)
 		}
 		if err := p.Close(); err != nil {
 			return err

@@ -110,7 +110,9 @@ func replay(file string, config map[string]any, classifier gateway.Classifier, m
 func message(n uint64) (*gateway.Message, error) {
 	random := rand.New(rand.NewPCG(n, 2026))
 	var b bytes.Buffer
-	number := func(most float64, digits int) string { return strconv.FormatFloat(random.Float64()*most, 'f', digits, 64) }
+	number := func(most float64, digits int) string {
+		return strconv.FormatFloat(random.Float64()*most, 'f', digits, 64)
+	}
 	fmt.Fprintf(&b, `{"vin":"LSVAU2180N2%06d","lat":39.%06d,"lon":116.%06d,"speed":%s,"soc":%s,"ts":%d`,
 		random.IntN(1e6), random.IntN(1e6), random.IntN(1e6), number(180, 1), number(100, 0), 1_700_000_000+n)
 	for i := range random.IntN(8) {
