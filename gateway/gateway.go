@@ -159,7 +159,14 @@ func (g *Gateway) use() *inForce {
 func (g *Gateway) Swap(set *VersionSet) {
 	g.swap.Lock()
 	defer g.swap.Unlock()
-	g.put(&inForce{VersionSet: set}).retire()
+	g.replace(&inForce{VersionSet: set})
+}
+
+// replace puts a set in force and retires the one that was. The caller holds swap.
+func (g *Gateway) replace(set *inForce) {
+	began := time.Now()
+	g.put(set).retire()
+	g.metrics.swap.Observe(time.Since(began).Seconds())
 }
 
 // put puts a set in force and returns the one that was, for the caller to retire; a gateway that is closed returns the new

@@ -296,6 +296,19 @@ func TestSwapWhileMessagesFlow(t *testing.T) {
 	if decisions != 2*senders*batches || len(inForce) != swaps || closes.Load() != swaps || misuse.Load() != 0 {
 		t.Errorf("%d decisions, %d sets, %d closed, %d used after", decisions, len(inForce), closes.Load(), misuse.Load())
 	}
+	families, err := g.metrics.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	timed := uint64(0)
+	for _, f := range families {
+		if f.GetName() == "sluice_swap_seconds" {
+			timed = f.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	if timed != swaps {
+		t.Errorf("%d swaps are timed, of %d", timed, swaps)
+	}
 }
 
 func TestEventsAndControlMessagesAreOnTheRecord(t *testing.T) {

@@ -27,6 +27,7 @@ type Metrics struct {
 	certs    *prometheus.GaugeVec
 	reload   prometheus.Gauge
 	commit   prometheus.Histogram
+	swap     prometheus.Histogram
 
 	findings atomic.Pointer[findingCounters]
 	refusals atomic.Uint64
@@ -65,6 +66,8 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 		Buckets: prometheus.ExponentialBuckets(1e-7, 4, 12)}, []string{"filter"})
 	m.commit = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_journal_commit_seconds", Help: "Time of one journal commit, sync included.",
 		Buckets: prometheus.ExponentialBuckets(1e-4, 2, 16)})
+	m.swap = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_swap_seconds", Help: "Time of one exchange of the version set: until nothing judges by the old one, and it is closed.",
+		Buckets: prometheus.ExponentialBuckets(1e-5, 2, 18)})
 	m.up = m.gauge("uplink_up", "Whether the uplink is connected.", "uplink")
 	m.refusing = m.gauge("uplink_refusing", "Whether the cloud breaks the connection whatever is sent.", "uplink")
 	m.unlinked = m.gauge("uplink_waits_for_link", "Whether the uplink waits for its link condition.", "uplink")
@@ -76,7 +79,7 @@ func NewMetrics(sources, uplinks, filters []string, version string) *Metrics {
 	m.certs = m.gauge("cert_expiry_timestamp_seconds", "When a certificate of this gateway expires.", "name")
 	m.reload = prometheus.NewGauge(prometheus.GaugeOpts{Name: "sluice_config_last_reload_successful", Help: "Whether the last reload of the configuration took effect."})
 	build := m.gauge("build_info", "Version of the program.", "version")
-	m.registry.MustRegister(m.seconds, m.commit, m.reload)
+	m.registry.MustRegister(m.seconds, m.commit, m.swap, m.reload)
 	m.reload.Set(1)
 	build.WithLabelValues(version).Set(1)
 	for _, s := range sources {

@@ -94,11 +94,13 @@ func (g *Gateway) Try(set *VersionSet, l Limits, tripped func(why string, d Delt
 	if old != nil {
 		p.before = old.VersionSet
 	}
+	began := time.Now()
 	g.put(tried)
 	if old != nil {
 		old.idle()
 		old.probation.end()
 	}
+	g.metrics.swap.Observe(time.Since(began).Seconds())
 	return p
 }
 
@@ -133,7 +135,7 @@ func (p *Probation) Back(number uint64, by string) error {
 	}
 	again := *before
 	again.Number, again.By = number, by
-	g.put(&inForce{VersionSet: &again}).retire()
+	g.replace(&inForce{VersionSet: &again})
 	return nil
 }
 
