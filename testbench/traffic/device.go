@@ -384,6 +384,9 @@ func (d *device) settled(ids []uint16) {
 		}
 		d.ledger.acks.Add(1)
 		d.acks.add(time.Duration(now - d.ledger.sentAt[g]))
+		if d.ledger.ackedAt != nil {
+			d.ledger.ackedAt[g] = max(now, 1)
+		}
 	}
 	for d.low < d.next && d.done[d.low%identifiers] {
 		d.low++

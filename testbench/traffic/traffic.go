@@ -41,6 +41,7 @@ type Config struct {
 	Reconnect   bool          // a broken connection is made again, and what was not acknowledged is sent again
 	IDs         bool          // the last topic level at the cloud is the id that the gate gave the message: Counts.Copies counts by it
 	Watch       []Process     // processes whose cost is measured
+	Times       bool          // keeps when every message was acknowledged, for Run.Acknowledged
 }
 
 const (
@@ -85,6 +86,9 @@ func Start(ctx context.Context, cfg Config) (*Run, error) {
 	all, quit := context.WithCancel(ctx)
 	send, stop := context.WithCancel(all)
 	r := &Run{cfg: cfg, ledger: newLedger(cfg.Capacity, cfg.First), stop: stop, quit: quit, started: time.Now()}
+	if cfg.Times {
+		r.ledger.ackedAt = make([]int64, cfg.Capacity)
+	}
 	if err := r.build(); err != nil {
 		quit()
 		return nil, err
@@ -236,6 +240,7 @@ type Counts struct {
 type ledger struct {
 	epoch   time.Time
 	sentAt  []int64         // ns since epoch, by message; 0 is not sent
+	ackedAt []int64         // the same; nil when nobody asks
 	acked   []atomic.Uint64 // bit sets
 	arrived []atomic.Uint64
 	earlier []atomic.Uint64 // of the messages of earlier runs: arrived
@@ -295,6 +300,16 @@ func (r *Run) Message(g uint64) (topic string, payload []byte, ok bool) {
 	t := r.template(g)
 	packet := t.appendTo(nil, 0, fleet.FirstSeq+r.cfg.First+g, false)
 	return t.topic, packet[len(packet)-t.size:], true
+}
+
+// Acknowledged calls fn for every message that was acknowledged: when it was sent, or with a rate when it was due, and when
+// the acknowledgement came. It is for a run with Times that has ended.
+func (r *Run) Acknowledged(fn func(sent, acked time.Time)) {
+	for g, at := range r.ledger.ackedAt {
+		if at != 0 {
+			fn(r.ledger.epoch.Add(time.Duration(r.ledger.sentAt[g])), r.ledger.epoch.Add(time.Duration(at)))
+		}
+	}
 }
 
 // Sequence reads the number of the message in the run out of its body.

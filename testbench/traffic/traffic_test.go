@@ -163,7 +163,7 @@ func digits(g uint64) string {
 
 func TestARateIsKeptAndAStopHeeded(t *testing.T) {
 	cfg := config(broker(t, nil))
-	cfg.Rate, cfg.Count = 2000, 0
+	cfg.Rate, cfg.Count, cfg.Times = 2000, 0, true
 	r, err := Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -180,6 +180,15 @@ func TestARateIsKeptAndAStopHeeded(t *testing.T) {
 	}
 	if rep.Lost != 0 || rep.Acked != rep.Sent {
 		t.Errorf("%+v", rep)
+	}
+	known := uint64(0)
+	r.Acknowledged(func(sent, acked time.Time) {
+		if known++; acked.Before(sent) || sent.Before(r.started) {
+			t.Errorf("sent %v, acknowledged %v", sent.Sub(r.started), acked.Sub(r.started))
+		}
+	})
+	if known != rep.Acked {
+		t.Errorf("the times of %d messages are kept, of %d", known, rep.Acked)
 	}
 }
 
