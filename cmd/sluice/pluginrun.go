@@ -72,6 +72,7 @@ func pluginRun(args []string, _ io.Reader, stdout, stderr io.Writer) int {
 		return status
 	}
 	defer plugin.Close()
+	a.warn(plugin, stderr)
 	failed, code := 0, ""
 	for i := range list {
 		a.classify(&list[i])
@@ -114,6 +115,19 @@ func (a *authored) load(env wasm.Env, stderr io.Writer) (*wasm.Plugin, int) {
 		return nil, fail(stderr, err, checkHint(err, a), "sluice plugin check "+a.file+" tells everything that is wrong")
 	}
 	return plugin, exitGood
+}
+
+// warn tells what the plugin has to do without.
+func (a *authored) warn(plugin *wasm.Plugin, stderr io.Writer) {
+	from := "--grants"
+	if a.from != "" {
+		from += " or " + a.from
+	}
+	for _, g := range a.manifest.Grants {
+		if !slices.Contains(plugin.Grants(), g) {
+			fmt.Fprintf(stderr, "sluice: warning: the manifest asks for %s, and it is not granted: %s can\n", g, from)
+		}
+	}
 }
 
 // ask asks the plugin about one message.
