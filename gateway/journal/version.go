@@ -234,12 +234,28 @@ func (j *Journal) lockDir() error {
 			return err
 		}
 		j.locks = append(j.locks, f)
-		if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				return ErrLocked
-			}
-			return fmt.Errorf("lock: %w", err)
+		if err := flock(f, how); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// lockPatience is how long a lock is waited for. Of a gateway that was killed while it started a process, that process has the
+// lock until it runs its own program.
+const lockPatience = time.Second
+
+// flock locks a file, or returns ErrLocked.
+func flock(f *os.File, how int) error {
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, syscall.EWOULDBLOCK):
+			return fmt.Errorf("lock: %w", err)
+		case time.Since(began) > lockPatience:
+			return ErrLocked
+		}
+	}
 }
