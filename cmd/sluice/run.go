@@ -2,7 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -211,6 +212,19 @@ func tuneMemory() {
 	}
 }
 
+// deviceKey derives what places devices among canaries from the gateway's audit key: a device stays where it is over
+// restarts, and cannot know where that is.
+func deviceKey(cfg *Config, ring *keyring.Ring) (key [32]byte, err error) {
+	audit, err := ring.Private(keyring.Audit, cfg.Gateway)
+	if err != nil {
+		return key, err
+	}
+	defer audit.Destroy()
+	derived, err := hkdf.Key(sha256.New, audit.Secret(), nil, "sluice device share v1", len(key))
+	copy(key[:], derived)
+	return key, err
+}
+
 // assemble joins the parts of a gateway, in the order in which they are needed: what waits is sent on as soon as the
 // journal is open; catalogs, plugins and policy, which take longer, decide only what comes in. Nothing listens yet but
 // the admin socket. Whoever has it calls Run, or close.
@@ -223,13 +237,15 @@ func assemble(cfg *Config, log *slog.Logger, with parts) (_ *assembly, err error
 	}
 	a := &assembly{cfg: cfg, log: log, links: gateway.NewLinkState(), uplinks: map[string]int{}}
 	a.pseudonym = newPseudonym()
-	rand.Read(a.deviceKey[:])
 	a.serving, a.stopServing = context.WithCancel(context.Background())
 	if a.ring, err = keyring.Open(cfg.KeyDir); err != nil {
 		return nil, err
 	}
 	created, err := ensureKeys(cfg, a.ring)
 	if err != nil {
+		return nil, err
+	}
+	if a.deviceKey, err = deviceKey(cfg, a.ring); err != nil {
 		return nil, err
 	}
 	a.metrics = gateway.NewMetrics(sourceNames(cfg), uplinkNames(cfg), pluginNames(cfg), programVersion())
