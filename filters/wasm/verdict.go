@@ -136,39 +136,52 @@ func (j *judge) readEdits(v []byte, s *scratch, b *gateway.Body, c *gateway.Clas
 		if j.view.labelOf(c.Findings[finding].Category) == 0 {
 			return verdictError("edit of a finding whose category is not in the manifest")
 		}
-		e, err := j.edit(op, param)
-		if err != nil {
+		if k := len(o.Edits); k < cap(o.Edits) {
+			o.Edits = o.Edits[:k+1]
+		} else {
+			o.Edits = append(o.Edits, gateway.Edit{})
+		}
+		if err := j.edit(&o.Edits[len(o.Edits)-1], finding, op, param); err != nil {
 			return err
 		}
-		e.Finding = finding
-		o.Edits = append(o.Edits, e)
 	}
 	return sortEdits(o.Edits)
 }
 
-// edit resolves the operation of an edit from the operator's list.
-func (j *judge) edit(op uint8, param uint32) (gateway.Edit, error) {
+// removal is the operation of a remove.
+var removal = gateway.Operation{Action: gateway.Remove, Decimals: -1, Prefix: -1}
+
+// edit resolves the operation of an edit from the operator's list, and fills in all of e. An operation is large: it is copied
+// once.
+func (j *judge) edit(e *gateway.Edit, finding int32, op uint8, param uint32) error {
+	e.Finding, e.Regrade = finding, gateway.Ungraded
 	switch op {
 	case opMask, opGeneralize, opTokenize, opEncrypt:
-		i, ok := slices.BinarySearchFunc(j.profiles, param, func(p profile, id uint32) int { return int(int64(p.id) - int64(id)) })
-		if !ok || j.profiles[i].op.Action != actionOf[op] {
-			return gateway.Edit{}, verdictError("parameter is not in the operator's edits, or for another operation")
+		for i := range j.profiles { // a handful, ordered by id
+			if p := &j.profiles[i]; p.id == param && p.op.Action == actionOf[op] {
+				e.Op = p.op
+				return nil
+			} else if p.id >= param {
+				break
+			}
 		}
-		return gateway.Edit{Op: j.profiles[i].op}, nil
+		return verdictError("parameter is not in the operator's edits, or for another operation")
 	case opReplace:
-		return gateway.Edit{}, verdictError("replace is not granted")
+		return verdictError("replace is not granted")
 	case opRemove:
 		if param != 0 {
-			return gateway.Edit{}, verdictError("remove with a parameter")
+			return verdictError("remove with a parameter")
 		}
-		return gateway.Edit{Op: gateway.Operation{Action: gateway.Remove, Decimals: -1, Prefix: -1}}, nil
+		e.Op = removal
+		return nil
 	case opRegrade:
 		if param < uint32(gateway.General) || param > uint32(gateway.Core) {
-			return gateway.Edit{}, verdictError("unknown grade of a regrade")
+			return verdictError("unknown grade of a regrade")
 		}
-		return gateway.Edit{Regrade: gateway.Grade(param)}, nil
+		e.Op, e.Regrade = gateway.Operation{}, gateway.Grade(param)
+		return nil
 	}
-	return gateway.Edit{}, verdictError("unknown operation")
+	return verdictError("unknown operation")
 }
 
 // findingAt returns the first finding on the scalar whose bytes hold the range, -1 for none. node is where the search
@@ -201,9 +214,11 @@ func (s *scratch) findingAt(b *gateway.Body, c *gateway.Classification, from, n 
 
 // sortEdits orders edits by finding; two edits of one finding are an error.
 func sortEdits(edits []gateway.Edit) error {
-	byFinding := func(a, b gateway.Edit) int { return int(a.Finding - b.Finding) }
-	if !slices.IsSortedFunc(edits, byFinding) {
-		slices.SortFunc(edits, byFinding)
+	for i := 1; i < len(edits); i++ {
+		if edits[i].Finding < edits[i-1].Finding { // ranges came behind findings
+			slices.SortFunc(edits, func(a, b gateway.Edit) int { return int(a.Finding - b.Finding) })
+			break
+		}
 	}
 	for i := 1; i < len(edits); i++ {
 		if edits[i].Finding == edits[i-1].Finding {
