@@ -89,15 +89,13 @@ var keyClock = []byte("clock")
 
 // restoreClock reads what steady was.
 func (j *Journal) restoreClock() {
-	guard(func() error {
-		return j.state.db.View(func(tx *bbolt.Tx) error {
-			if b := tx.Bucket(bucketTrimmed); b != nil {
-				if text := b.Get(keyClock); text != nil && json.Unmarshal(text, &j.steady) != nil {
-					j.steady = steadyClock{}
-				}
+	j.state.db.read(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketTrimmed); b != nil {
+			if text := b.Get(keyClock); text != nil && json.Unmarshal(text, &j.steady) != nil {
+				j.steady = steadyClock{}
 			}
-			return nil
-		})
+		}
+		return nil
 	})
 }
 

@@ -214,13 +214,11 @@ func (j *Journal) readBase() (*base, error) {
 	}
 	var copied []byte
 	if j.state.db != nil {
-		if e := guard(func() error {
-			return j.state.db.View(func(tx *bbolt.Tx) error {
-				if bucket := tx.Bucket(bucketTrimmed); bucket != nil {
-					copied = slices.Clone(bucket.Get(keyNewest))
-				}
-				return nil
-			})
+		if e := j.state.db.read(func(tx *bbolt.Tx) error {
+			if bucket := tx.Bucket(bucketTrimmed); bucket != nil {
+				copied = slices.Clone(bucket.Get(keyNewest))
+			}
+			return nil
 		}); e != nil {
 			return nil, errors.Join(err, e)
 		}

@@ -348,11 +348,9 @@ func (j *Journal) commit(group []*batch, size int) error {
 
 // writeSize returns how far the segment open for writing is filled, in bytes of its file.
 func (j *Journal) writeSize() (size int64) {
-	err := guard(func() error {
-		return j.write.db.View(func(tx *bbolt.Tx) error {
-			size = tx.Size()
-			return nil
-		})
+	err := j.write.db.read(func(tx *bbolt.Tx) error {
+		size = tx.Size()
+		return nil
 	})
 	if err != nil {
 		return j.opt.SegmentSize // whatever is wrong with it, it is not written to again

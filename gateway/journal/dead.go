@@ -110,8 +110,14 @@ func (j *Journal) retry(ctx context.Context, u int, seq uint64, by string) error
 // body opens the body of entry seq for an uplink, from its segment or from parked.bolt.
 func (j *Journal) body(u int, seq uint64) (c content, err error) {
 	found := false
+	var of owner // of a body in a segment; parked.bolt has no records
+	inSegment := false
 	look := func(at uint64, key, value []byte) error {
-		if at != seq || len(key) != entryKeyLen || key[8] == recordByte {
+		if at != seq || len(key) != entryKeyLen {
+			return nil
+		}
+		if key[8] == recordByte {
+			of = ownerOf(at, value)
 			return nil
 		}
 		if h, ok := parseHeader(value); !ok || h.hold() || !h.own.Has(u) {
@@ -121,6 +127,9 @@ func (j *Journal) body(u int, seq uint64) (c content, err error) {
 		if c, err = j.keys.open(value, key[8]-1); err != nil {
 			return &ErrCorrupt{seq, int(key[8] - 1)}
 		}
+		if inSegment && !of.has(at, &c) {
+			return &ErrCorrupt{seq, int(key[8] - 1)}
+		}
 		return errStop
 	}
 	j.mu.Lock()
@@ -128,7 +137,9 @@ func (j *Journal) body(u int, seq uint64) (c content, err error) {
 	j.mu.Unlock()
 	if s != nil {
 		var key [entryKeyLen]byte
-		err := j.files.scan(s, entryKey(&key, seq, 1), seq+1, look)
+		inSegment = true
+		err := j.files.scan(s, entryKey(&key, seq, recordByte), seq+1, look)
+		inSegment = false
 		if found || err != nil && !errors.Is(err, errGone) {
 			return c, err
 		}

@@ -3,6 +3,7 @@ package journal
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -223,6 +224,7 @@ type reader struct {
 	slab        []gateway.Outbound
 	seen        uint64 // newest seq of which a body was met that waits for the uplink, in any lane
 	gaps        int    // times that something that waits was not met
+	owner       owner  // of the bodies that come now
 }
 
 // met notes that a body of entry seq was met. A damaged page of bbolt's can hide others in front of it, so that nothing says
@@ -258,7 +260,7 @@ func (r *reader) run() error {
 		var key [entryKeyLen]byte
 		from := max(r.track.at+1, s.First)
 		r.seen = from - 1
-		err := r.f.j.files.scan(s, entryKey(&key, from, 1), next, r.visit)
+		err := r.f.j.files.scan(s, entryKey(&key, from, recordByte), next, r.visit)
 		if err != nil && !errors.Is(err, errGone) {
 			return err
 		}
@@ -290,8 +292,44 @@ func (j *Journal) waits(uplink int, seq uint64) bool {
 	return j.led.states.get(uplink, seq) == gateway.Waiting
 }
 
+// owner is what the record of an entry says about whose bodies stand behind it. A body is sealed with its message's id, so one
+// that a flipped bit in a key puts behind another record is told.
+type owner struct {
+	seq  uint64
+	kind gateway.RecordKind // zero: nothing can be said
+	id   gateway.ID         // of a decision
+}
+
+// ownerOf reads the head of a record's value. [package gateway, Records]
+func ownerOf(seq uint64, value []byte) owner {
+	o := owner{seq: seq}
+	rec := value[min(hashSize, len(value)):]
+	if len(rec) < 2 || gateway.RecordKind(rec[1]) == gateway.DecisionRecord && len(rec) < 27 {
+		return o
+	}
+	if o.kind = gateway.RecordKind(rec[1]); o.kind == gateway.DecisionRecord {
+		o.id = gateway.ID{Incarnation: binary.BigEndian.Uint64(rec[11:]), Counter: binary.BigEndian.Uint64(rec[19:])}
+	}
+	return o
+}
+
+// has reports whether a body belongs to the entry seq.
+func (o *owner) has(seq uint64, c *content) bool {
+	if o.seq != seq || o.kind == 0 {
+		return false
+	}
+	if o.kind == gateway.DecisionRecord {
+		return !c.control() && c.id == o.id
+	}
+	return c.control() || o.kind == gateway.ReleaseRecord
+}
+
 func (r *reader) visit(seq uint64, key, value []byte) error {
-	if len(key) != entryKeyLen || key[8] == recordByte {
+	if len(key) != entryKeyLen {
+		return nil
+	}
+	if key[8] == recordByte {
+		r.owner = ownerOf(seq, value)
 		return nil
 	}
 	variant := key[8] - 1
@@ -319,6 +357,12 @@ func (r *reader) visit(seq uint64, key, value []byte) error {
 	}
 	if err != nil {
 		return &ErrCorrupt{seq, int(variant)}
+	}
+	if !r.owner.has(seq, &c) { // a key is damaged: what it leads to is another message
+		r.gaps++
+		r.track.last = 0
+		f.j.suspect()
+		return nil
 	}
 	r.take(seq, &c, len(value))
 	if r.left <= 0 || r.bytes <= 0 {

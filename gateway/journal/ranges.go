@@ -140,13 +140,11 @@ func (j *Journal) viewRanges(fn func(b *bbolt.Bucket)) {
 	if j.state.db == nil {
 		return
 	}
-	err := guard(func() error {
-		return j.state.db.View(func(tx *bbolt.Tx) error {
-			if b := tx.Bucket(bucketRanges); b != nil {
-				fn(b)
-			}
-			return nil
-		})
+	err := j.state.db.read(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(bucketRanges); b != nil {
+			fn(b)
+		}
+		return nil
 	})
 	if err != nil {
 		j.opt.Log.Warn("kept roots of ranges are not readable", "err", err)
