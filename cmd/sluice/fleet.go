@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sluice-edge/sluice/filters/wasm"
@@ -24,17 +22,6 @@ type news struct {
 	with   []fleet.Bundle
 	events []fleet.Event
 	keep   bool // slot is to be kept; else there is only something to tell
-}
-
-// trying is a change that waits for its confirmation.
-type trying struct {
-	probation *gateway.Probation
-	before    *built
-	plugin    string // "" for a configuration
-	until     time.Time
-	timer     *time.Timer
-	undo      func() error // of a configuration: what there is to go back on beside the set
-	keep      func() error // of a configuration: makes it the confirmed one
 }
 
 // openFleet opens the store of plugins.
@@ -291,47 +278,11 @@ func (a *assembly) refuse(name string, of *offer, why error, by string) error {
 	return explainRefusal(name, why)
 }
 
-// busy reports what waits for a confirmation: nothing else may change meanwhile.
-func (a *assembly) busy() error {
-	switch t := a.trial; {
-	case t == nil:
-		return nil
-	case t.plugin != "":
-		return hinted{fmt.Errorf("plugin %q: %w", t.plugin, fleet.ErrPending), "sluice plugin confirm " + t.plugin + ", or sluice plugin rollback " + t.plugin}
-	}
-	return hinted{errors.New("a configuration waits for its confirmation"), "sluice reload --keep, or sluice reload --back"}
-}
-
-// probationOf is what a caller wants of a probation; the zero value wants none.
-type probationOf struct {
-	confirm    time.Duration
-	maxDelta   float64 // 0: no bound
-	maxLatency float64
-}
-
 // Bounds of a probation.
 const (
 	leastConfirm = time.Second
 	mostConfirm  = 7 * 24 * time.Hour
 )
-
-func (w *probationOf) limits() *gateway.Limits {
-	if w.confirm == 0 {
-		return nil
-	}
-	l := &gateway.Limits{Changed: w.maxDelta, Slower: w.maxLatency}
-	if l.Changed == 0 {
-		l.Changed = 1
-	}
-	return l
-}
-
-func (w *probationOf) pending(now time.Time) *fleet.Pending {
-	if w.confirm == 0 {
-		return nil
-	}
-	return &fleet.Pending{Until: now.Add(w.confirm), MaxDelta: w.maxDelta, MaxLatency: w.maxLatency}
-}
 
 // Ways in which a module comes in.
 const (
@@ -422,71 +373,6 @@ func (a *assembly) exchange(b *built, i int, p place, as string, want probationO
 	return next.set.Number
 }
 
-// try puts a set on probation.
-func (a *assembly) try(next *built, t *trying, want probationOf) {
-	t.until = time.Now().Add(want.confirm)
-	a.trial = t
-	t.timer = time.AfterFunc(want.confirm, func() { a.endTrial(t, fleet.Unconfirmed, nil) })
-	t.probation = a.put(next, want.limits(), func(why string, d gateway.Delta) {
-		a.others.Go(func() { a.endTrial(t, fleet.Tripped, &tripped{why, d}) }) // the caller decides a message: it must not wait
-	})
-	a.shown.Store(t)
-}
-
-// tripped says how far a set moved.
-type tripped struct {
-	what  string
-	delta gateway.Delta
-}
-
-// endTrial goes back from what is on probation, unless it ended in the meantime.
-func (a *assembly) endTrial(t *trying, why string, moved *tripped) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
-	if a.trial != t {
-		return
-	}
-	if moved != nil {
-		a.event(struct {
-			Event  string        `json:"event"`
-			Plugin string        `json:"plugin,omitempty"`
-			What   string        `json:"what"`
-			Delta  gateway.Delta `json:"delta"`
-		}{"probation tripped", t.plugin, moved.what, moved.delta})
-	}
-	if err := a.back(why, "gateway"); err != nil {
-		a.log.Error("roll back", "plugin", t.plugin, "err", err)
-	}
-}
-
-// back ends the probation by going back: first in memory, then in the store, which does so by itself at the next start.
-// Callers hold reloading.
-func (a *assembly) back(why, by string) error {
-	t := a.trial
-	a.trial = nil
-	a.shown.Store(nil)
-	t.timer.Stop()
-	a.now.Store(t.before)
-	if err := t.probation.Back(a.journal.Size()+1, by); err != nil {
-		a.log.Error("probation was over", "err", err)
-	}
-	a.notePlugins(t.before)
-	if t.plugin == "" {
-		a.event(fleet.Event{Event: "configuration rolled back", Why: why, By: by})
-		a.log.Warn("configuration rolled back", "reason", why, "by", by)
-		if t.undo != nil {
-			return t.undo()
-		}
-		return nil
-	}
-	slot, events, err := a.fleet.Slot(t.plugin).Rollback(t.plugin, why, by)
-	if err != nil {
-		return err
-	}
-	a.tellEvents(events)
-	return a.fleet.Put(t.plugin, slot)
-}
-
 // confirmPlugin ends a probation for good.
 func (a *assembly) confirmPlugin(name, by string) (*pluginAnswer, error) {
 	a.reloading.Lock()
@@ -509,17 +395,6 @@ func (a *assembly) confirmPlugin(name, by string) (*pluginAnswer, error) {
 	a.keepTrial()
 	a.tellEvents(events)
 	return &pluginAnswer{Name: name, State: "in force", version: versionOf(b.places[i].active), Set: b.set.Number}, nil
-}
-
-// keepTrial ends the probation by keeping what is in force.
-func (a *assembly) keepTrial() {
-	t := a.trial
-	a.trial = nil
-	a.shown.Store(nil)
-	t.timer.Stop()
-	if err := t.probation.Keep(); err != nil {
-		a.log.Error("probation was over", "err", err)
-	}
 }
 
 // rollbackPlugin goes back to what was in force before.
@@ -600,215 +475,4 @@ func (a *assembly) promotePlugin(name string, want probationOf, by string) (*plu
 	set := a.exchange(b, i, p.trim(slot), inForce, want, by)
 	a.tellEvents(loaded(events, f))
 	return &pluginAnswer{Name: name, State: "in force", version: versionOf(f), Set: set, Until: untilText(slot.Pending)}, nil
-}
-
-// removeShadow ends shadow and canary.
-func (a *assembly) removeShadow(name, by string) (*pluginAnswer, error) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
-	b := a.now.Load()
-	i, err := b.at(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := a.busy(); err != nil {
-		return nil, err
-	}
-	slot := a.fleet.Slot(name)
-	var events []fleet.Event
-	for _, end := range []func(fleet.Slot, string, string, string) (fleet.Slot, []fleet.Event, error){fleet.Slot.EndShadow, fleet.Slot.EndCanary} {
-		if next, e, err := end(slot, name, fleet.Operator, by); err == nil {
-			slot, events = next, append(events, e...)
-		}
-	}
-	if events == nil {
-		return nil, explainRefusal(name, fleet.ErrNoShadow)
-	}
-	if err := a.fleet.Put(name, slot); err != nil {
-		return nil, err
-	}
-	set := a.exchange(b, i, b.places[i].trim(slot), inForce, probationOf{}, by)
-	a.tellEvents(events)
-	return &pluginAnswer{Name: name, State: "in force", version: versionOf(b.places[i].active), Set: set}, nil
-}
-
-// struckEvery is how often the loss of instances of one version is put on the record, with their number.
-const struckEvery = time.Minute
-
-// onStrike is told of a lost instance, in the middle of a decision: what is to be done waits for nobody there.
-func (a *assembly) onStrike(f *fitted, code string, third bool) {
-	f.mu.Lock()
-	f.lost++
-	due := f.toldAt == 0 || third || time.Since(started)-f.toldAt >= struckEvery
-	n := f.lost
-	if due {
-		f.lost, f.toldAt = 0, time.Since(started)
-	}
-	f.mu.Unlock()
-	if !due {
-		return
-	}
-	a.others.Go(func() {
-		a.log.Error("plugin lost instances", "plugin", f.Name(), "err", code, "count", n)
-		a.event(fleet.Event{Event: "plugin lost instances", Plugin: f.Name(), Digest: f.of.Digest, Serial: f.of.Serial, Key: f.of.Key, Why: code, Count: n, By: "gateway"})
-		if third {
-			a.outOfService(f)
-		}
-	})
-}
-
-// outOfService goes on from a version that was struck: a shadow or canary ends; from one in force the plugin goes back to
-// the last good one. Where there is none, it stays out of service, and messages on its topics take on_error.
-func (a *assembly) outOfService(f *fitted) {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
-	b := a.now.Load()
-	name := f.Name()
-	i, err := b.at(name)
-	if err != nil {
-		return
-	}
-	if p := &b.places[i]; a.trial != nil && (p.active == f || p.canary == f) {
-		own := a.trial.plugin == name && p.active == f
-		if err := a.back(fleet.Struck, "gateway"); err != nil {
-			a.log.Error("roll back", "plugin", name, "err", err)
-		}
-		if own {
-			return
-		}
-		b = a.now.Load()
-		if i, err = b.at(name); err != nil {
-			return
-		}
-	}
-	if a.trial != nil { // a shadow: it has no effect, and answers nothing any more
-		return
-	}
-	slot, p := a.fleet.Slot(name), b.places[i]
-	var events []fleet.Event
-	switch f {
-	case p.shadow:
-		slot, events, err = slot.EndShadow(name, fleet.Struck, "gateway")
-	case p.canary:
-		slot, events, err = slot.EndCanary(name, fleet.Struck, "gateway")
-	case p.active:
-		a.strikeActive(b, i, slot)
-		return
-	default:
-		return // no longer in force
-	}
-	if err == nil {
-		err = a.fleet.Put(name, slot)
-	}
-	if err != nil {
-		a.log.Error("end shadow or canary", "plugin", name, "err", err)
-		return
-	}
-	a.exchange(b, i, p.trim(slot), inForce, probationOf{}, "gateway")
-	a.tellEvents(events)
-}
-
-// strikeActive goes back from a version in force, if it can.
-func (a *assembly) strikeActive(b *built, i int, slot fleet.Slot) {
-	name := b.cfg.Plugins[i].Name
-	next, events, good := slot.Strike(name)
-	if good {
-		_, err := a.goTo(b, i, next, events, "gateway")
-		if err == nil {
-			return
-		}
-		a.log.Error("go back to the good version", "plugin", name, "err", err)
-		events = events[:1]
-		next = slot
-	}
-	a.metrics.Struck(name, true)
-	a.tellEvents(events)
-	a.log.Error("plugin is out of service, messages on its topics take on_error", "plugin", name)
-	if err := a.fleet.Put(name, next); err != nil {
-		a.log.Error("keep that a plugin was struck", "plugin", name, "err", err)
-	}
-}
-
-// stopTrial ends a probation with the process: the next start goes back.
-func (a *assembly) stopTrial() {
-	a.reloading.Lock()
-	defer a.reloading.Unlock()
-	if a.trial != nil {
-		a.trial.timer.Stop()
-		a.trial = nil
-	}
-}
-
-// maxCases bounds the differing cases that are kept of a shadow.
-const maxCases = 64
-
-// comparison counts what a shadow says otherwise than the version in force.
-type comparison struct {
-	mu       sync.Mutex // guards what follows
-	compared uint64
-	differed uint64
-	cases    []differing // the last ones, as a ring
-}
-
-// differing is one message on which they differ: no value of it, only what the record has too.
-type differing struct {
-	ID      string `json:"id"`
-	Input   string `json:"input"` // salted digest of the message, as in its record
-	InForce string `json:"in_force"`
-	Shadow  string `json:"shadow"`
-}
-
-// note compares two opinions of one message.
-func (c *comparison) note(m *gateway.Message, input [32]byte, active, shadow *gateway.FilterOpinion) {
-	same := active.Failed == shadow.Failed && active.Action == shadow.Action && active.Grade == shadow.Grade &&
-		slices.Equal(active.Labels, shadow.Labels) && slices.Equal(active.Edits, shadow.Edits)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.compared++
-	if same {
-		return
-	}
-	d := differing{m.ID.String(), fmt.Sprintf("%x", input), verdictText(active), verdictText(shadow)}
-	if len(c.cases) < maxCases {
-		c.cases = append(c.cases, d)
-	} else {
-		c.cases[c.differed%maxCases] = d
-	}
-	c.differed++
-}
-
-// verdictText writes what a version said, without a word of its own.
-func verdictText(o *gateway.FilterOpinion) string {
-	if o.Failed != "" {
-		return "failed: " + o.Failed
-	}
-	s := o.Action.String()
-	if o.Grade != gateway.Ungraded {
-		s += ", grade " + o.Grade.String()
-	}
-	if n := len(o.Labels); n > 0 {
-		s += ", " + count(n, "label")
-	}
-	if n := len(o.Edits); n > 0 {
-		s += ", " + count(n, "edit")
-	}
-	if o.Reason != 0 {
-		s += fmt.Sprintf(", reason %d", o.Reason)
-	}
-	return s
-}
-
-// report is what was compared, the oldest case first.
-func (c *comparison) report() (compared, differed uint64, cases []differing) {
-	if c == nil {
-		return 0, 0, nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	cases = slices.Clone(c.cases)
-	if len(cases) == maxCases {
-		at := int(c.differed % maxCases)
-		cases = slices.Concat(cases[at:], cases[:at])
-	}
-	return c.compared, c.differed, cases
 }
