@@ -420,11 +420,11 @@ func (a *assembly) rollbackPlugin(name, by string) (*pluginAnswer, error) {
 	if err != nil {
 		return nil, explainRefusal(name, err)
 	}
-	return a.goTo(b, i, slot, events, by)
+	return a.goTo(b, i, slot, events, probationOf{}, by)
 }
 
 // goTo loads what a slot has in force from the store, keeps the slot and brings it in force.
-func (a *assembly) goTo(b *built, i int, slot fleet.Slot, events []fleet.Event, by string) (*pluginAnswer, error) {
+func (a *assembly) goTo(b *built, i int, slot fleet.Slot, events []fleet.Event, want probationOf, by string) (*pluginAnswer, error) {
 	c := &b.cfg.Plugins[i]
 	if slot.Active == nil {
 		return nil, explainRefusal(c.Name, fleet.ErrNoGood)
@@ -432,7 +432,7 @@ func (a *assembly) goTo(b *built, i int, slot fleet.Slot, events []fleet.Event, 
 	in := a.surroundings(b.cfg, by)
 	f, err := a.stored(&in, b, c, *slot.Active, b.set.Classifier.Categories(), false)
 	if err != nil {
-		return nil, explainRefusal(c.Name, fmt.Errorf("go back: %w", err))
+		return nil, explainRefusal(c.Name, fmt.Errorf("load the stored version: %w", err))
 	}
 	if err := a.fleet.Put(c.Name, slot); err != nil {
 		f.Close()
@@ -440,9 +440,9 @@ func (a *assembly) goTo(b *built, i int, slot fleet.Slot, events []fleet.Event, 
 	}
 	p := b.places[i]
 	p.active, p.why = f, ""
-	set := a.exchange(b, i, p.trim(slot), inForce, probationOf{}, by)
+	set := a.exchange(b, i, p.trim(slot), inForce, want, by)
 	a.tellEvents(loaded(events, f))
-	return &pluginAnswer{Name: c.Name, State: "in force", version: versionOf(f), Set: set}, nil
+	return &pluginAnswer{Name: c.Name, State: "in force", version: versionOf(f), Set: set, Until: untilText(slot.Pending)}, nil
 }
 
 // promotePlugin brings the canary, else the shadow, in force. It is loaded again: a shadow is told that it is one.
@@ -461,18 +461,5 @@ func (a *assembly) promotePlugin(name string, want probationOf, by string) (*plu
 	if err != nil {
 		return nil, explainRefusal(name, err)
 	}
-	in := a.surroundings(b.cfg, by)
-	f, err := a.stored(&in, b, &b.cfg.Plugins[i], *slot.Active, b.set.Classifier.Categories(), false)
-	if err != nil {
-		return nil, explainRefusal(name, err)
-	}
-	if err := a.fleet.Put(name, slot); err != nil {
-		f.Close()
-		return nil, err
-	}
-	p := b.places[i]
-	p.active, p.why = f, ""
-	set := a.exchange(b, i, p.trim(slot), inForce, want, by)
-	a.tellEvents(loaded(events, f))
-	return &pluginAnswer{Name: name, State: "in force", version: versionOf(f), Set: set, Until: untilText(slot.Pending)}, nil
+	return a.goTo(b, i, slot, events, want, by)
 }

@@ -87,7 +87,7 @@ func (a *assembly) strikeActive(b *built, i int, slot fleet.Slot) {
 	name := b.cfg.Plugins[i].Name
 	next, events, good := slot.Strike(name)
 	if good {
-		_, err := a.goTo(b, i, next, events, "gateway")
+		_, err := a.goTo(b, i, next, events, probationOf{}, "gateway")
 		if err == nil {
 			return
 		}
