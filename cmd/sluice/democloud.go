@@ -53,9 +53,20 @@ func (c *demoCloud) start() error {
 // stop switches the broker off: every connection breaks.
 func (c *demoCloud) stop() {
 	if c.server != nil {
-		c.server.Close()
+		closeBroker(c.server)
 		c.server = nil
 	}
+}
+
+// closeBroker ends a broker. Its own Close looks for the clients of a listener under a lock that it takes twice, and hangs where a
+// client leaves in between; the listeners are closed here first, so that it finds none to ask about.
+func closeBroker(s *mochi.Server) {
+	s.Listeners.CloseAll(func(string) {
+		for _, cl := range s.Clients.GetAll() {
+			_ = s.DisconnectClient(cl, packets.ErrServerShuttingDown)
+		}
+	})
+	_ = s.Close()
 }
 
 // demoHook lets everybody in and shows what arrives.

@@ -43,7 +43,7 @@ func broker(t *testing.T, retained map[string]string) string {
 	if err := server.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { closeBroker(server) })
 	for topic, body := range retained {
 		if err := server.Publish(topic, []byte(body), true, 0); err != nil {
 			t.Fatal(err)
